@@ -1,0 +1,250 @@
+"""Modules: parameters, buffers and the layers made of them."""
+
+import numpy as np
+
+from bitnet import execution, functional
+from bitnet.functional import as_tensor
+from bitnet.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that an optimizer updates. ``weight_decay`` is its L2 penalty, on top of the optimizer's own."""
+
+    def __init__(self, data, weight_decay=0.0):
+        super().__init__(data, requires_grad=True)
+        self.weight_decay = weight_decay
+
+
+def he_normal(rng, shape, fan_in):
+    """Normal numbers of variance 2 / fan_in, float32 (He et al., arXiv:1502.01852)."""
+    return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+
+
+def glorot_uniform(rng, shape, fan_in, fan_out):
+    """Uniform numbers of variance 2 / (fan_in + fan_out), float32 (Glorot and Bengio, 2010)."""
+    bound = np.sqrt(6 / (fan_in + fan_out))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+class Module:
+    """A part of a network: finds parameters, buffers (float64 arrays) and other modules among its attributes."""
+
+    training = True
+
+    def forward(self, x):
+        raise NotImplementedError
+
+    def __call__(self, x):
+        return self.forward(as_tensor(x))
+
+    def _attributes(self, kind):
+        return {name: value for name, value in vars(self).items() if isinstance(value, kind)}
+
+    def named_modules(self, prefix=""):
+        """This module ("" by itself) and all below it, by dotted name, in the order of their making."""
+        found = {prefix: self}
+        for name, child in self._attributes(Module).items():
+            found |= child.named_modules(f"{prefix}.{name}" if prefix else name)
+        return found
+
+    def _named(self, kind):
+        return {f"{path}.{name}" if path else name: value for path, module in self.named_modules().items()
+                for name, value in module._attributes(kind).items()}
+
+    def named_parameters(self):
+        """All parameters by dotted name."""
+        return self._named(Parameter)
+
+    def parameters(self):
+        """All parameters."""
+        return list(self.named_parameters().values())
+
+    def named_buffers(self):
+        """All arrays that are kept but not trained, by dotted name."""
+        return self._named(np.ndarray)
+
+    def state_dict(self):
+        """Copies of all parameters and buffers by dotted name."""
+        state = {name: parameter.data.copy() for name, parameter in self.named_parameters().items()}
+        return state | {name: buffer.copy() for name, buffer in self.named_buffers().items()}
+
+    def load_state_dict(self, state):
+        """Take over the arrays of a ``state_dict``.
+
+        Raises
+        ------
+        ValueError : names or shapes are not those of this module; nothing is changed then.
+        """
+        targets = {name: parameter.data for name, parameter in self.named_parameters().items()} | self.named_buffers()
+        missing, unexpected = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys())
+        if missing or unexpected:
+            raise ValueError(f"the state is of another model: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+        for name, target in targets.items():
+            if np.shape(state[name]) != target.shape:
+                raise ValueError(f"{name} must have shape {target.shape}, got {np.shape(state[name])}")
+        for name, target in targets.items():
+            target[...] = state[name]
+
+    def train(self, mode=True):
+        """Switch this module and all below it to training (dropout, batch statistics)."""
+        for module in self.named_modules().values():
+            module.training = mode
+        return self
+
+    def eval(self):
+        """Switch to evaluation."""
+        return self.train(False)
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def name_layers(self):
+        """Tell every module its dotted name, for the execution log; called once a network is complete."""
+        for name, module in self.named_modules().items():
+            module.name = name
+        return self
+
+    name = ""
+
+
+class Sequential(Module):
+    """Modules one after the other."""
+
+    def __init__(self, *modules):
+        for i, module in enumerate(modules):
+            setattr(self, f"layer{i}", module)
+
+    def forward(self, x):
+        for module in self._attributes(Module).values():
+            x = module(x)
+        return x
+
+
+class Lambda(Module):
+    """A function of a tensor as a module."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Conv2d(Module):
+    """Convolution, float or quantized; ``None`` in the place of a quantizer means full precision.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, groups : see ``functional.conv2d``
+    bias : add one number a channel
+    weight_quantizer, input_quantizer, grad_quantizer : quantizers of the weight, the input, and the gradient at the output
+    rng : numpy Generator of the He-normal initial weights
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=False,
+                 weight_quantizer=None, input_quantizer=None, grad_quantizer=None, rng=None):
+        rng = np.random.default_rng(0) if rng is None else rng
+        kernel = functional.pair(kernel_size)
+        shape = (*kernel, in_channels // groups, out_channels)
+        self.weight = Parameter(he_normal(rng, shape, kernel[0] * kernel[1] * in_channels // groups))
+        self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.weight_quantizer, self.input_quantizer, self.grad_quantizer = weight_quantizer, input_quantizer, grad_quantizer
+
+    def forward(self, x):
+        x = self.input_quantizer(x) if self.input_quantizer else x
+        weight = self.weight_quantizer(self.weight) if self.weight_quantizer else self.weight
+        with execution.layer(self.name):
+            return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.groups, self.grad_quantizer)
+
+
+class Linear(Module):
+    """``x @ weight + bias`` for x (N, in_features), float or quantized."""
+
+    def __init__(self, in_features, out_features, bias=True, weight_quantizer=None, input_quantizer=None, grad_quantizer=None,
+                 weight_decay=0.0, rng=None):
+        rng = np.random.default_rng(0) if rng is None else rng
+        self.weight = Parameter(he_normal(rng, (in_features, out_features), in_features), weight_decay)
+        self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
+        self.weight_quantizer, self.input_quantizer, self.grad_quantizer = weight_quantizer, input_quantizer, grad_quantizer
+
+    def forward(self, x):
+        x = self.input_quantizer(x) if self.input_quantizer else x
+        weight = self.weight_quantizer(self.weight) if self.weight_quantizer else self.weight
+        with execution.layer(self.name):
+            return functional.linear(x, weight, self.bias, self.grad_quantizer)
+
+
+class BatchNorm(Module):
+    """Batch normalisation of the last axis.
+
+    Parameters
+    ----------
+    channels : size of the last axis
+    momentum : what is kept of the running statistics in each training step
+    eps : added to the variance
+    """
+
+    def __init__(self, channels, momentum=0.9, eps=1e-4):
+        self.gamma, self.beta = Parameter(np.ones(channels, np.float32)), Parameter(np.zeros(channels, np.float32))
+        self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x):
+        if self.training:
+            mean, var = functional.batch_statistics(x.data)
+            for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+                running *= self.momentum
+                running += (1 - self.momentum) * batch
+        else:
+            mean, var = self.running_mean, self.running_var
+        return functional.batch_norm(x, self.gamma, self.beta, mean, var, self.eps, self.training)
+
+
+class MaxPool(Module):
+    """Max pooling; codes stay codes."""
+
+    def __init__(self, size, stride=None, padding=0):
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def forward(self, x):
+        return functional.max_pool(x, self.size, self.stride, self.padding)
+
+
+class AvgPool(Module):
+    """Average pooling."""
+
+    def __init__(self, size, stride=None, padding=0):
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def forward(self, x):
+        return functional.avg_pool(x, self.size, self.stride, self.padding)
+
+
+class Activation(Module):
+    """A quantizer of activations as a layer; ReLU where it is None."""
+
+    def __init__(self, quantizer=None):
+        self.quantizer = quantizer
+
+    def forward(self, x):
+        return self.quantizer(x) if self.quantizer else functional.relu(x)
+
+
+class Dropout(Module):
+    """Dropout, in training only; unsigned codes stay codes."""
+
+    def __init__(self, drop=0.5):
+        self.drop = drop
+
+    def forward(self, x):
+        return functional.dropout(x, self.drop) if self.training else x
+
+
+class Flatten(Module):
+    """(N, H, W, C) to (N, H * W * C)."""
+
+    def forward(self, x):
+        return x.reshape(x.shape[0], int(np.prod(x.shape[1:])))

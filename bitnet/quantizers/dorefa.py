@@ -1,0 +1,96 @@
+"""The three quantizers of DoReFa-Net (Zhou et al., arXiv:1606.06160): weights, activations, gradients.
+
+All rest on quantize_k (equation 5): r in [0, 1] goes to rint(n * r) / n with n = 2**k - 1, and its gradient is passed on as
+if it had been the identity (the straight-through estimator).
+"""
+
+import numpy as np
+
+from bitnet import random
+from bitnet.codes import Codes
+from bitnet.kernels import elementwise
+from bitnet.quantizers.base import Quantizer
+
+
+def quantize_k(r, bits):
+    """rint(n * r) / n, n = 2**bits - 1, halves to even: the nearest of 2**bits levels of an array in [0, 1]."""
+    top = (1 << bits) - 1
+    return np.rint(top * r) / top
+
+
+class DoReFaWeight(Quantizer):
+    """Weights of k bits.
+
+    Forward, k = 1:   w_q = E * sign(w), sign(0) = +1, E = mean |w| over the whole layer                    (equation 8)
+    Forward, k >= 2:  w_q = 2 * quantize_k(t / (2 m) + 1/2) - 1, t = tanh(w), m = max |t| over the layer    (equation 9)
+    Backward, k = 1:  dw = dw_q, E being a constant
+    Backward, k >= 2: dw = (1 - t**2) * (dw_q / m - share), where the gradient through m subtracts sum(dw_q * t) / m**2 *
+        sign(t) from the entries that attain the maximum, in equal shares
+
+    One scale for the layer, not one for each filter, because the sum over filters in the backward pass must be a product of
+    codes. The common implementation differentiates through m, and so does this one; ``through_max=False`` does not.
+
+    Parameters
+    ----------
+    bits : 1 to 8
+    through_max : differentiate through m (k >= 2)
+    """
+
+    def __init__(self, bits, through_max=True):
+        super().__init__(bits)
+        self.through_max = through_max
+
+    def encode_and_save(self, array):
+        if self.bits == 1:
+            scale = float(np.abs(array).mean(dtype=np.float64))
+            return Codes((array >= 0).view(np.uint8), 1, "bipolar", scale), None
+        t = np.tanh(array)
+        largest = np.abs(t).max() or array.dtype.type(1)  # all weights 0: every code in the middle
+        half = array.dtype.type(0.5)
+        values = np.rint(self.top * (t / largest * half + half)).astype(np.uint8)
+        return Codes(values, self.bits, "bipolar", 1 / self.top), (t, largest)
+
+    def grad(self, saved, grad_output):
+        if self.bits == 1:
+            return grad_output
+        t, largest = saved
+        grad = grad_output / largest
+        if self.through_max:
+            attained = np.abs(t) == largest
+            total = np.sum(grad_output * t, dtype=np.float64) / (float(largest) ** 2 * max(1, int(attained.sum())))
+            grad[attained] -= (total * np.sign(t[attained])).astype(grad.dtype)
+        return grad * (1 - t * t)
+
+
+class DoReFaActivation(Quantizer):
+    """Activations of k bits: clipped, then rounded.
+
+    Forward:  a_q = quantize_k(clip(x, 0, 1))                                                              (equation 11)
+    Backward: dx = da_q where 0 <= x <= 1, else 0
+
+    One bit means {0, 1}, not {-1, +1}.
+    """
+
+    def encode_and_save(self, array):
+        values, window = elementwise.encode_activation(np.ascontiguousarray(array), self.bits)
+        return Codes(values, self.bits, "unsigned", 1 / self.top), window
+
+    def grad(self, saved, grad_output):
+        return elementwise.apply_window(np.ascontiguousarray(grad_output), saved)
+
+
+class DoReFaGradient(Quantizer):
+    """Gradients of k bits, with noise, used in backward passes alone.
+
+    g_q = 2 M * (quantize_k(clip(g / (2 M) + 1/2 + N, 0, 1)) - 1/2), M = max |g| of each sample,           (equation 12)
+    N = sigma / n with sigma uniform in (-1/2, 1/2) for each element.
+
+    The noise makes the rounding right on average: E[g_q] = g. Weights and activations can do without, gradients cannot. The
+    clip matters: at g = M, n + sigma just below n + 1/2 may round up in floats. A sample whose gradient is 0 stays exactly 0.
+    """
+
+    def encode(self, array):
+        array = np.ascontiguousarray(array)
+        largest = elementwise.max_magnitude(array)
+        values = elementwise.encode_gradient(array, largest, self.bits, random.next_key())
+        return Codes(values, self.bits, "bipolar", largest.astype(np.float64) / self.top)

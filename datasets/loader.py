@@ -1,0 +1,170 @@
+"""Batches of float images from uint8 digits, prepared by a thread while training runs.
+
+Order and augmentation of an epoch depend on (seed, epoch) only: both are drawn at its start, for every position of the
+epoch, so any later step can be entered directly and gives the same bits.
+
+    epoch(e):  order      permutation of 0..N-1        position -> index of the image
+               shift      U(-30, 30) a position        brightness
+               gain       U(0.5, 1.5) a position       contrast
+"""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import numpy as np
+from numba import njit
+
+from .digits import DataError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random brightness and contrast, as in tensorpack's DoReFa-Net example for SVHN; in float32, in this order.
+
+        image = clip(image + U(-brightness, brightness), 0, 255)
+        image = clip((image - mean) * U(*contrast) + mean, 0, 255)      mean: a channel's mean over the image
+    """
+
+    brightness: float = 30.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+
+
+@dataclass
+class Batch:
+    """images : float32 (B, size, size, 3), pixel / 256;  labels : int64 (B,);  indices : int64 (B,) into the digits."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+# nogil: training's own kernels run meanwhile. Not parallel: two Python threads in parallel kernels may abort a process.
+@njit(nogil=True, cache=True)
+def _scale(images, indices, out):
+    """out[b] = images[indices[b]] / 256, exact in float32."""
+    for b in range(len(indices)):
+        source, target = images[indices[b]].reshape(-1), out[b].reshape(-1)
+        for i in range(len(source)):
+            target[i] = np.float32(source[i]) * np.float32(1 / 256)
+
+
+@njit(nogil=True, cache=True)
+def _augment(images, indices, shift, gain, out):
+    """out[b] = images[indices[b]] with the formula of Augmentation, / 256. shift, gain: float32 (B,)."""
+    low, high, unit = np.float32(0), np.float32(255), np.float32(1 / 256)
+    _, height, width, channels = images.shape
+    totals = np.empty(channels, np.float32)
+    for b in range(len(indices)):
+        # (H, W, C) -> (H, W*C): the loops that write run along memory, with W as the stride of the channels' sums
+        source, target = images[indices[b]].reshape(height, -1), out[b].reshape(height, -1)
+        total = np.zeros(width * channels, np.float32)
+        for y in range(height):
+            for i in range(width * channels):
+                value = min(max(np.float32(source[y, i]) + shift[b], low), high)
+                target[y, i] = value
+                total[i] += value
+        totals[:] = 0
+        for i in range(width * channels):
+            totals[i % channels] += total[i]
+        for i in range(width * channels):
+            total[i] = totals[i % channels] / np.float32(height * width)  # from here on the mean
+        for y in range(height):
+            for i in range(width * channels):
+                value = (target[y, i] - total[i]) * gain[b] + total[i]
+                target[y, i] = min(max(value, low), high) * unit
+
+
+class Loader:
+    """Batches of digits, epoch by epoch.
+
+    Parameters
+    ----------
+    digits : Digits
+    batch_size : int
+    seed : int                              # >= 0; of the order and the augmentation
+    augment : Augmentation or None          # None: pixels as they are
+    shuffle : bool                          # False: in the order of the digits
+    drop_last : bool                        # True: an incomplete last batch is left out
+    prefetch : int                          # batches prepared ahead; 0: none, and no thread
+    workers : int                           # threads; they change no bit of any batch
+    Raises
+    ------
+    DataError : no batch fits into the digits.
+    ValueError : an argument outside its range.
+    """
+
+    def __init__(self, digits, batch_size, seed=0, augment=None, shuffle=True, drop_last=True, prefetch=2, workers=1):
+        least = {"batch_size": (batch_size, 1), "seed": (seed, 0), "prefetch": (prefetch, 0), "workers": (workers, 1)}
+        for name, (value, bound) in least.items():
+            if value < bound:
+                raise ValueError(f"expected {name} >= {bound}, found {value}")
+        if len(digits) < (batch_size if drop_last else 1):
+            raise DataError(
+                f"{digits.name}: expected at least one batch of {batch_size} images, found {len(digits)} images"
+            )
+        self.digits, self.batch_size, self.seed, self.augment = digits, batch_size, seed, augment
+        self.shuffle, self.drop_last, self.prefetch, self.workers = shuffle, drop_last, prefetch, workers
+        # a plain read-only view: one compiled kernel serves arrays and memory maps
+        self._images = np.ascontiguousarray(digits.images).view(np.ndarray)
+        self._images.flags.writeable = False
+
+    @property
+    def steps_per_epoch(self):
+        full, rest = divmod(len(self.digits), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def epoch(self, epoch, start_step=0):
+        """Iterate over the batches of one epoch, from a step on.
+
+        epoch(e, start_step=k) gives, bit for bit, what epoch(e) gives from its step k on. Closing the generator early
+        (also by leaving a for loop and dropping it) ends its threads; an exception in a thread is raised here.
+
+        Parameters
+        ----------
+        epoch : int        # >= 0
+        start_step : int   # 0..steps_per_epoch
+        Yields
+        ------
+        batch : Batch      # arrays of its own, free to be kept or changed
+        """
+        if epoch < 0 or not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(
+                f"expected epoch >= 0 and start_step in 0..{self.steps_per_epoch}, found {epoch} and {start_step}"
+            )
+        return self._epoch(epoch, start_step)
+
+    def _epoch(self, epoch, start_step):
+        count = len(self.digits)
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
+        order = random.permutation(count) if self.shuffle else np.arange(count)
+        draws = None
+        if self.augment is not None:
+            amount, (low, high) = self.augment.brightness, self.augment.contrast
+            draws = np.stack([random.uniform(-amount, amount, count), random.uniform(low, high, count)])
+            draws = draws.astype(np.float32)
+        jobs = (partial(self._batch, order, draws, step) for step in range(start_step, self.steps_per_epoch))
+        if not self.prefetch:
+            yield from (job() for job in jobs)
+            return
+        pool, pending = ThreadPoolExecutor(self.workers, "bitnet-loader"), deque()
+        try:
+            pending.extend(pool.submit(job) for job in islice(jobs, max(self.prefetch, self.workers)))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(job) for job in islice(jobs, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batch(self, order, draws, step):
+        span = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        indices = order[span]
+        images = np.empty((len(indices), *self._images.shape[1:]), np.float32)
+        if draws is None:
+            _scale(self._images, indices, images)
+        else:
+            _augment(self._images, indices, draws[0, span], draws[1, span], images)
+        return Batch(images, self.digits.labels[indices].astype(np.int64), indices.astype(np.int64))

@@ -1,0 +1,292 @@
+"""SVHN, The Street View House Numbers (Netzer et al., 2011), in both formats in which it is published.
+
+    format 2   FOLDER/train_32x32.mat          X uint8 (32, 32, 3, N), y (N, 1) with 1..10, where 10 means 0
+    format 1   FOLDER/train/digitStruct.mat    boxes of the digits (HDF5), beside the photographs 1.png, 2.png, ...
+
+and the same for "test" and "extra". Both end as Digits: uint8 (N, size, size, 3) and labels 0..9, resized once and kept
+in the cache. The set is for non-commercial use.
+"""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.io
+from PIL import Image
+from tqdm import tqdm
+
+from .cache import Source, cached
+from .digits import DataError, Digits
+from .images import CROP, resize, square_crop
+
+# split -> (md5 of the official format 2 file, its number of images)
+OFFICIAL = {
+    "train": ("e26dedcc434d2e4c54c9b2d4a06d8373", 73_257),
+    "test": ("eb5a983be6a315427106f1b164d9cef3", 26_032),
+    "extra": ("a93ce644f1a588dc4d68dda5feec44a7", 531_131),
+}
+_CHUNK = 4096  # images prepared at a time: 20 MB at 40 x 40
+
+
+def format2_file(folder, split):
+    return Path(folder) / f"{split}_32x32.mat"
+
+
+def format1_file(folder, split):
+    return Path(folder) / split / "digitStruct.mat"
+
+
+def has_split(folder, split):
+    """True where the folder holds this split in one of the two formats."""
+    return format2_file(folder, split).is_file() or format1_file(folder, split).is_file()
+
+
+def load_svhn(folder, split, size=40, cache_dir=None):
+    """One split of SVHN from a folder that holds it in format 2 or in format 1; format 2 where it holds both.
+
+    What is worth telling (a subset, skipped photographs, an unwritable cache) is given as warnings.
+
+    Parameters
+    ----------
+    folder : str or Path
+    split : "train", "test" or "extra"
+    size : int                         # side of the images; SVHN's are 32, DoReFa-Net trains on 40
+    cache_dir : str, Path or None      # None: BITNET_CACHE, else the platform's cache folder
+    Returns
+    -------
+    digits : Digits
+    Raises
+    ------
+    DataError : the split is missing, or its files are not what they should be.
+    """
+    digits, messages = read_splits(folder, [split], size, cache_dir)
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    return digits
+
+
+def read_splits(folder, splits, size=40, cache_dir=None):
+    """Like load_svhn for several splits, one after the other in one set of images: (digits, messages)."""
+    readers = [_reader(folder, split) for split in splits]
+    # "extra" has half a million images: prepared in chunks, then memory-mapped, never held in memory as a whole
+    images, labels, messages = cached(
+        f"svhn-{'+'.join(splits)}-{size}",
+        {"sources": [reader.fingerprint() for reader in readers]},
+        lambda: _join([reader.source() for reader in readers], size),
+        size,
+        cache_dir,
+        large="extra" in splits,
+    )
+    total = sum(OFFICIAL[split][1] for split in splits)
+    if all(reader.official for reader in readers):
+        detail = ""
+    elif len(images) == total and all(reader.official is not False for reader in readers):
+        detail = " (format 1)"
+    else:
+        detail = f" (subset of {len(images):,})" if len(images) < total else f" (modified, {len(images):,})"
+    return Digits(images, labels, f"SVHN {' + '.join(splits)}{detail}"), messages
+
+
+def _reader(folder, split):
+    folder = Path(folder).expanduser()
+    if split not in OFFICIAL:
+        raise DataError(f"expected the split train, test or extra, found {split!r}")
+    if format2_file(folder, split).is_file():
+        return _Format2(format2_file(folder, split), split)
+    if format1_file(folder, split).is_file():
+        return _Format1(format1_file(folder, split), split)
+    raise DataError(
+        f"{folder}: expected {split}_32x32.mat (SVHN format 2) or {split}/digitStruct.mat (format 1), "
+        f"found {describe_folder(folder)}"
+    )
+
+
+def describe_folder(folder):
+    """What a folder holds, in a few words, for error messages."""
+    if not folder.is_dir():
+        return "a file" if folder.exists() else "no such folder"
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "an empty folder"
+
+
+def _join(sources, size):
+    """Several sources as one, their crops resized."""
+    return Source(
+        np.concatenate([source.labels for source in sources]),
+        (resize(chunk, size) for source in sources for chunk in source.chunks),
+        [note for source in sources for note in source.notes],
+    )
+
+
+def _labels(path, values):
+    """SVHN's labels -> 0..9, exactly. values: any numeric array (N,) with 1..10."""
+    wrong = ~np.isin(values, np.arange(1, 11))
+    if wrong.any():
+        where = int(np.argmax(wrong))
+        raise DataError(f"{path}: expected labels 1..10 (10 means 0), found {values[where]} at index {where}")
+    return (values.astype(np.int64) % 10).astype(np.uint8)
+
+
+# --- format 2 ------------------------------------------------------------------------------------------------------
+
+
+class _Format2:
+    """One .mat file of crops."""
+
+    def __init__(self, path, split):
+        self.path, self.split = path, split
+        try:
+            with open(path, "rb") as file:
+                self.md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: expected a readable file, found {error}") from None
+        self.official = self.md5 == OFFICIAL[split][0]
+
+    def fingerprint(self):
+        return ["format 2", self.md5]
+
+    def source(self):
+        """The file's crops, checked: Source of (n, 32, 32, 3) chunks."""
+        path, total = self.path, OFFICIAL[self.split][1]
+        try:
+            content = scipy.io.loadmat(path)
+        except MemoryError:
+            raise DataError(f"{path}: expected memory for its images (1.6 GB for extra), found too little") from None
+        except Exception as error:  # a damaged file makes SciPy raise nearly anything
+            raise DataError(
+                f"{path}: expected a MATLAB file (version 5), found {path.stat().st_size:,} bytes that SciPy cannot "
+                f"read ({type(error).__name__}: {error}); it may be truncated, fetch it again"
+            ) from None
+        found = sorted(name for name in content if not name.startswith("__"))
+        for name in ("X", "y"):
+            if name not in content:
+                raise DataError(f"{path}: expected the variables X and y, found {', '.join(found) or 'none'}")
+        images, labels = content["X"], content["y"]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (CROP, CROP, 3) or not images.size:
+            raise DataError(f"{path}: expected X as uint8 (32, 32, 3, N), found {images.dtype} {images.shape}")
+        if labels.dtype.kind not in "uif" or labels.ndim != 2 or labels.shape[1] != 1:
+            raise DataError(f"{path}: expected y as numbers (N, 1), found {labels.dtype} {labels.shape}")
+        count = images.shape[3]
+        if len(labels) != count:
+            raise DataError(f"{path}: expected one label for each of {count:,} images, found {len(labels):,}")
+        notes = []  # kept in the cache, which outlives a move of the folder: no path in them
+        if not self.official:
+            notes.append(
+                f"{path.name}: a subset or a modified file, its md5 is not the official one: "
+                f"{count:,} images, not the official {total:,}"
+            )
+        # MATLAB keeps the last axis slowest, so an image's bytes lie together: .T -> (N, 3, W, H), a view
+        turned = images.T
+        chunks = (
+            np.ascontiguousarray(turned[start : start + _CHUNK].transpose(0, 3, 2, 1))  # -> (n, H, W, 3)
+            for start in range(0, count, _CHUNK)
+        )
+        return Source(_labels(path, labels[:, 0]), chunks, notes)
+
+
+# --- format 1 ------------------------------------------------------------------------------------------------------
+
+
+def digit_crops(folder, split):
+    """The digits of SVHN's format 1, cut out of the photographs as in format 2 (see images.square_crop).
+
+    Parameters
+    ----------
+    folder : str or Path   # holds SPLIT/digitStruct.mat and SPLIT/*.png
+    split : "train", "test" or "extra"
+    Returns
+    -------
+    images : uint8 array, shape (N, 32, 32, 3)
+    labels : uint8 array, shape (N,)   # 0..9
+    messages : list of str             # how many entries were skipped because their photograph is absent
+    Raises
+    ------
+    DataError : digitStruct.mat is missing or damaged, no photograph is there, or one cannot be read.
+    """
+    path = format1_file(Path(folder).expanduser(), split)
+    if not path.is_file():
+        raise DataError(f"{path.parent}: expected digitStruct.mat, found {describe_folder(path.parent)}")
+    source = _Format1(path, split).source()
+    return np.concatenate(list(source.chunks)), source.labels, source.notes
+
+
+class _Format1:
+    """A folder of photographs with the boxes of their digits."""
+
+    official = None  # unknown: the official checksums are of the archives
+
+    def __init__(self, path, split):
+        self.path, self.split = path, split
+
+    def fingerprint(self):
+        """The checksum of the boxes, and the photographs' names, sizes and times."""
+        digest = hashlib.sha256(self.path.read_bytes())
+        for photograph in sorted(self.path.parent.glob("*.png")):
+            stat = photograph.stat()
+            digest.update(f"{photograph.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return ["format 1", digest.hexdigest()]
+
+    def source(self):
+        """The digits of all photographs that are there: Source of (n, 32, 32, 3) chunks."""
+        entries = _digit_struct(self.path)
+        present = [(name, boxes) for name, boxes in entries if (self.path.parent / name).is_file()]
+        if not present:
+            raise DataError(
+                f"{self.path.parent}: expected the photographs that digitStruct.mat names ({entries[0][0]}, ...), "
+                f"found none of {len(entries):,}"
+            )
+        labels = _labels(self.path, np.array([box[4] for _, boxes in present for box in boxes]))
+        absent = len(entries) - len(present)
+        note = f"{self.split}/digitStruct.mat (SVHN format 1): {len(labels):,} digits from {len(present):,} photographs"
+        if absent:
+            note += f", {absent:,} entries skipped because theirs are absent"
+        return Source(labels, self._chunks(present), [note])
+
+    def _chunks(self, present):
+        crops = []
+        for name, boxes in tqdm(present, f"cutting {self.split}", unit=" photographs", disable=None):
+            path = self.path.parent / name
+            try:
+                with Image.open(path) as photograph:
+                    pixels = np.asarray(photograph.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise DataError(f"{path}: expected a photograph that Pillow can read, found none ({error})") from None
+            crops += [square_crop(pixels, *box[:4]) for box in boxes]
+            if len(crops) >= _CHUNK:
+                yield np.stack(crops)
+                crops = []
+        if crops:
+            yield np.stack(crops)
+
+
+def _digit_struct(path):
+    """Entries of digitStruct.mat: list of (file name, [(left, top, width, height, label), ...]).
+
+    MATLAB 7.3 keeps a struct array as one dataset of references a field. A field of a single box is stored as the
+    number itself, of several boxes as references to numbers.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            struct, entries = file["digitStruct"], []
+            for name, box in zip(struct["name"][:, 0], struct["bbox"][:, 0], strict=True):
+                fields = []
+                for key in ("left", "top", "width", "height", "label"):
+                    values = file[box][key][:, 0]
+                    fields.append([file[v][0, 0] if isinstance(v, h5py.Reference) else v for v in values])
+                fields = np.array(fields, np.float64)  # a ragged one raises here
+                if not np.isfinite(fields).all():
+                    raise ValueError("a box that is not finite")
+                entries.append(("".join(map(chr, file[name][:, 0])), fields.round().astype(np.int64).T.tolist()))
+    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: expected HDF5 (MATLAB 7.3) with digitStruct/name and digitStruct/bbox, found otherwise ({error})"
+        ) from None
+    if not entries:
+        raise DataError(f"{path}: expected at least one entry, found none")
+    for name, boxes in entries:
+        for box in boxes:
+            if box[2] < 1 or box[3] < 1:
+                raise DataError(f"{path}: expected boxes of 1 x 1 pixels or more, found {box[2]} x {box[3]} for {name}")
+    return entries

@@ -1,0 +1,194 @@
+"""Convolutions of floats: im2col and one matrix product a tile, forward and both gradients.
+
+im2col copies the pixels under the filter into the rows of a matrix, so that a convolution is a matrix product. It is
+done a few samples at a time, so that the matrix stays in cache:
+
+    columns (rows of pixels, kh * kw * C)   forward      y  = columns @ w
+                                            weight_grad  dw = columns.T @ g
+                                            input_grad   dcolumns = g @ w.T, then every entry back to its pixel
+"""
+
+import numpy as np
+
+from bitnet.kernels import threads
+from bitnet.kernels.compile import kernel
+
+TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
+PARTS = 16            # partial sums of a float weight gradient, added in a fixed order
+
+
+@kernel
+def _im2col(x, columns, kernel_y, kernel_x, stride_y, stride_x, top, left, first, depth):
+    """Rows of ``columns`` (n * OH * OW, kh * kw * depth) from channels first .. first + depth - 1 of x (n, H, W, C)."""
+    samples, height, width, _ = x.shape
+    _, out_height, out_width, _, _, _ = columns.shape
+    for n in range(samples):
+        for oy in range(out_height):
+            for ox in range(out_width):
+                for ky in range(kernel_y):
+                    y = oy * stride_y + ky - top
+                    for kx in range(kernel_x):
+                        x_ = ox * stride_x + kx - left
+                        if 0 <= y < height and 0 <= x_ < width:
+                            for c in range(depth):
+                                columns[n, oy, ox, ky, kx, c] = x[n, y, x_, first + c]
+                        else:
+                            for c in range(depth):
+                                columns[n, oy, ox, ky, kx, c] = 0
+
+
+@kernel
+def _col2im(columns, x, kernel_y, kernel_x, stride_y, stride_x, top, left, first, depth):
+    """Add every entry of ``columns`` to the pixel that im2col read it from."""
+    samples, height, width, _ = x.shape
+    _, out_height, out_width, _, _, _ = columns.shape
+    for n in range(samples):
+        for oy in range(out_height):
+            for ox in range(out_width):
+                for ky in range(kernel_y):
+                    y = oy * stride_y + ky - top
+                    if 0 <= y < height:
+                        for kx in range(kernel_x):
+                            x_ = ox * stride_x + kx - left
+                            if 0 <= x_ < width:
+                                for c in range(depth):
+                                    x[n, y, x_, first + c] += columns[n, oy, ox, ky, kx, c]
+
+
+def _window(conv):
+    return (*conv.kernel, *conv.stride, conv.padding[0][0], conv.padding[1][0])
+
+
+def _tile_samples(conv, out_size, itemsize):
+    """Samples whose im2col fills a tile."""
+    per_sample = out_size[0] * out_size[1] * conv.kernel[0] * conv.kernel[1] * conv.group_in * itemsize
+    return max(1, TILE_BYTES // per_sample)
+
+
+def _is_pointwise(conv):
+    return conv.kernel == conv.stride == (1, 1) and conv.padding == ((0, 0), (0, 0)) and conv.groups == 1
+
+
+def _columns_of(x, conv, out_size, group, buffer):
+    """The im2col matrix of a few samples, in ``buffer``; of a 1x1 convolution, x itself."""
+    if _is_pointwise(conv):
+        return x.reshape(-1, conv.in_channels)
+    columns = buffer[:len(x)]
+    _im2col(x, columns, *_window(conv), group * conv.group_in, conv.group_in)
+    return columns.reshape(len(x) * out_size[0] * out_size[1], -1)
+
+
+def _buffer(samples, conv, out_size, dtype):
+    return np.empty((samples, *out_size, *conv.kernel, conv.group_in), dtype)
+
+
+def _over_samples(work, samples, tile):
+    """Call ``work(first, last)`` for ranges of at most ``tile`` samples, shared among threads."""
+
+    def tiles(start, stop):
+        for i in range(start, stop):
+            work(i * tile, min((i + 1) * tile, samples))
+
+    with threads.serial_blas():
+        threads.run(tiles, -(-samples // tile))
+
+
+def forward(x, w, conv):
+    """Convolution of floats.
+
+    Parameters
+    ----------
+    x : float array (N, H, W, C), C-contiguous; w : array of the same dtype (kh, kw, C / groups, F); conv : Conv
+
+    Returns
+    -------
+    y : array (N, OH, OW, F) of the same dtype
+    """
+    out_size = conv.output_size(*x.shape[1:3])
+    y = np.empty((len(x), *out_size, conv.out_channels), x.dtype)
+    conv, size = conv.flattened(*x.shape[1:3])
+    x = x.reshape(len(x), *size, conv.in_channels)
+    weight = w.reshape(-1, conv.groups, conv.group_out)
+    tile = _tile_samples(conv, out_size, x.itemsize)
+
+    def work(first, last):
+        buffer = _buffer(last - first, conv, out_size, x.dtype)
+        for group in range(conv.groups):
+            columns = _columns_of(x[first:last], conv, out_size, group, buffer)
+            if conv.groups == 1:
+                np.matmul(columns, weight[:, 0], out=y[first:last].reshape(len(columns), -1))
+            else:
+                result = columns @ weight[:, group]
+                y[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out] = result.reshape(
+                    last - first, *out_size, -1)
+
+    _over_samples(work, len(x), tile)
+    return y
+
+
+def input_grad(g, w, conv, size):
+    """Gradient of ``forward`` with respect to its input: (N, H, W, C) for inputs of ``size`` = (H, W)."""
+    out_size = g.shape[1:3]
+    result = grad = np.zeros((len(g), *size, conv.in_channels), g.dtype)
+    conv, size = conv.flattened(*size)
+    grad = grad.reshape(len(g), *size, conv.in_channels)
+    weight = w.reshape(-1, conv.groups, conv.group_out)
+    tile = _tile_samples(conv, out_size, g.itemsize)
+
+    def work(first, last):
+        if _is_pointwise(conv):
+            np.matmul(g[first:last].reshape(-1, conv.out_channels), weight[:, 0].T,
+                      out=grad[first:last].reshape(-1, conv.in_channels))
+            return
+        buffer = _buffer(last - first, conv, out_size, g.dtype)
+        for group in range(conv.groups):
+            part = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
+            flat = part.reshape(-1, conv.group_out)
+            np.matmul(flat, weight[:, group].T, out=buffer.reshape(len(flat), -1))
+            _col2im(buffer, grad[first:last], *_window(conv), group * conv.group_in, conv.group_in)
+
+    _over_samples(work, len(g), tile)
+    return result
+
+
+def weight_grad(g, x, conv):
+    """Gradient of ``forward`` with respect to its weight: (kh, kw, C / groups, F).
+
+    The work is cut into fixed parts (of the samples, or of the rows where the output is one pixel), so that the result does
+    not depend on threads.
+    """
+    out_size, shape = g.shape[1:3], conv.weight_shape
+    conv, size = conv.flattened(*x.shape[1:3])
+    x = x.reshape(len(x), *size, conv.in_channels)
+    if out_size == (1, 1) and _is_pointwise(conv):
+        return product_over_samples(x.reshape(len(x), -1), g.reshape(len(g), -1)).reshape(shape)
+    parts = min(PARTS, len(x))
+    bounds = [len(x) * part // parts for part in range(parts + 1)]
+    partial = np.zeros((parts, conv.groups, conv.kernel[0] * conv.kernel[1] * conv.group_in, conv.group_out), x.dtype)
+    tile = _tile_samples(conv, out_size, x.itemsize)
+
+    def work(part, _):
+        for first in range(bounds[part], bounds[part + 1], tile):
+            last = min(first + tile, bounds[part + 1])
+            buffer = _buffer(last - first, conv, out_size, x.dtype)
+            for group in range(conv.groups):
+                columns = _columns_of(x[first:last], conv, out_size, group, buffer)
+                part_g = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
+                partial[part, group] += columns.T @ part_g.reshape(-1, conv.group_out)
+
+    _over_samples(work, parts, 1)
+    total = partial[0]
+    for part in partial[1:]:
+        total += part
+    return np.ascontiguousarray(total.transpose(1, 0, 2)).reshape(shape)
+
+
+def product_over_samples(x, g):
+    """``x.T @ g`` for x (N, D) and g (N, F), cut into fixed tiles of D."""
+    product = np.empty((x.shape[1], g.shape[1]), x.dtype)
+
+    def work(first, last):
+        np.matmul(x[:, first:last].T, g, out=product[first:last])
+
+    _over_samples(work, len(product), 256)
+    return product

@@ -1,0 +1,329 @@
+"""Everything that is not a product: rescaling, quantizing, batch norm, pooling, optimizer steps. One walk over memory each.
+
+A function ``name`` cuts the work into tiles whose size depends on shapes alone and runs ``_name`` on them; sums are taken
+per tile in float64 and added in tile order. Arrays are C-contiguous; floats may be float32 or float64.
+"""
+
+import numpy as np
+
+from bitnet.kernels import threads
+from bitnet.kernels.compile import kernel
+from bitnet.kernels.noise import uniform
+from bitnet.kernels.vectors import at, put
+
+BLOCK = 1 << 14  # elements of one tile: small against a level-2 cache
+ROWS = 256       # rows of one tile of a (rows, channels) matrix
+
+
+def _blocks(size):
+    return -(-size // BLOCK)
+
+
+# Integers back to real numbers
+
+@kernel
+def _scale_samples(start, stop, accum, scale, size, out):
+    for sample in range(start, stop):
+        factor = scale[sample]
+        for i in range(sample * size, (sample + 1) * size):
+            put(out, i, np.float32(at(accum, i) * factor))
+
+
+def scale_samples(accum, scale):
+    """``accum[n] * scale[n]``: int32 array (N, ...) and float64 scales (N,) to float32, multiplied in float64."""
+    out = np.empty(accum.shape, np.float32)
+    threads.run(_scale_samples, len(accum), accum.reshape(-1), np.ascontiguousarray(scale), accum[:1].size, out.reshape(-1))
+    return out
+
+
+# Activations
+
+@kernel
+def _encode_activation(start, stop, x, top, codes, window):
+    for i in range(start * 16384, min(stop * 16384, x.size)):
+        value = at(x, i)
+        put(window, i, np.uint8((value >= 0) & (value <= 1)))
+        put(codes, i, np.uint8(np.int32(np.rint(top * min(max(value, x.dtype.type(0)), x.dtype.type(1))))))
+
+
+def encode_activation(x, bits):
+    """Clip to [0, 1] and round to 2**bits levels.
+
+    Returns
+    -------
+    codes : uint8 array of x's shape, rint((2**bits - 1) * clip(x, 0, 1)), halves to even
+    window : uint8 array of x's shape, 1 where 0 <= x <= 1: where the gradient passes
+    """
+    codes, window = np.empty(x.shape, np.uint8), np.empty(x.shape, np.uint8)
+    threads.run(_encode_activation, _blocks(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
+                window.reshape(-1))
+    return codes, window
+
+
+@kernel
+def _apply_window(start, stop, g, window, out):
+    for i in range(start * 16384, min(stop * 16384, g.size)):
+        put(out, i, at(g, i) if at(window, i) else g.dtype.type(0))
+
+
+def apply_window(g, window):
+    """``g`` where ``window`` (uint8) is not 0, else 0."""
+    out = np.empty(g.shape, g.dtype)
+    threads.run(_apply_window, _blocks(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
+    return out
+
+
+@kernel
+def _clip(start, stop, x, low, high, out):
+    for i in range(start * 16384, min(stop * 16384, x.size)):
+        put(out, i, min(max(at(x, i), low), high))
+
+
+def clip(x, low, high):
+    """``x`` limited to [low, high]."""
+    out = np.empty(x.shape, x.dtype)
+    threads.run(_clip, _blocks(x.size), x.reshape(-1), x.dtype.type(low), x.dtype.type(high), out.reshape(-1))
+    return out
+
+
+@kernel
+def _clip_grad(start, stop, g, x, low, high, out):
+    for i in range(start * 16384, min(stop * 16384, g.size)):
+        value = at(x, i)
+        put(out, i, at(g, i) if (value >= low) & (value <= high) else g.dtype.type(0))
+
+
+def clip_grad(g, x, low, high):
+    """``g`` where low <= x <= high, else 0."""
+    out = np.empty(g.shape, g.dtype)
+    threads.run(_clip_grad, _blocks(g.size), g.reshape(-1), x.reshape(-1), x.dtype.type(low), x.dtype.type(high),
+                out.reshape(-1))
+    return out
+
+
+# Gradients
+
+@kernel
+def _max_magnitude(start, stop, bits, size, mask, out):
+    for sample in range(start, stop):
+        largest = bits.dtype.type(0)
+        for i in range(sample * size, (sample + 1) * size):
+            largest = max(largest, bits.dtype.type(at(bits, i) & mask))
+        out[sample] = largest
+
+
+def max_magnitude(g):
+    """max |g| of each sample: array (N,) of g's dtype. NaN counts as larger than any number.
+
+    Without their sign bit, floats are ordered as the integers with the same bits are, and integer maxima vectorise.
+    """
+    integer = np.int32 if g.dtype == np.float32 else np.int64
+    out = np.empty(len(g), integer)
+    threads.run(_max_magnitude, len(g), g.reshape(-1).view(integer), g[:1].size, np.iinfo(integer).max, out)
+    return out.view(g.dtype)
+
+
+@kernel
+def _encode_gradient(start, stop, g, largest, size, top, key0, key1, codes):
+    half = g.dtype.type(0.5) * top
+    for sample in range(start, stop):
+        whole = largest[sample] if largest[sample] > 0 else g.dtype.type(1)
+        for i in range(sample * size, (sample + 1) * size):
+            level = at(g, i) / whole * half + half + g.dtype.type(uniform(key0, key1, i))
+            put(codes, i, np.uint8(np.int32(np.rint(min(max(level, g.dtype.type(0)), top)))))
+
+
+def encode_gradient(g, largest, bits, key):
+    """Stochastic rounding of each sample's gradient to 2**bits levels between -max and max.
+
+    Parameters
+    ----------
+    g : float array (N, ...); largest : (N,), max |g| of each sample; key : two uint32, the draw's noise
+
+    Returns
+    -------
+    codes : uint8 array of g's shape, rint(clip(n * (g / (2 max) + 1/2) + sigma, 0, n)), n = 2**bits - 1,
+        sigma uniform in (-1/2, 1/2)
+    """
+    codes = np.empty(g.shape, np.uint8)
+    threads.run(_encode_gradient, len(g), g.reshape(-1), largest, g[:1].size, g.dtype.type((1 << bits) - 1), *key,
+                codes.reshape(-1))
+    return codes
+
+
+@kernel
+def _keep_mask(start, stop, size, drop, key0, key1, mask):
+    for i in range(start * 16384, min(stop * 16384, size)):
+        put(mask, i, np.uint8(uniform(key0, key1, i) >= drop))
+
+
+def keep_mask(shape, drop, key):
+    """uint8 array: 0 with probability ``drop``, else 1, from the draw with this key."""
+    mask = np.empty(shape, np.uint8)
+    threads.run(_keep_mask, _blocks(mask.size), mask.size, np.float32(drop - 0.5), *key, mask.reshape(-1))
+    return mask
+
+
+# Batch normalisation: matrices of (rows, channels)
+
+@kernel
+def _channel_sums(start, stop, a, b, rows, channels, partial):
+    for tile in range(start, stop):
+        base = tile * 2 * channels
+        for c in range(2 * channels):
+            put(partial, base + c, 0.0)
+        for row in range(tile * 256, min((tile + 1) * 256, rows)):
+            for c in range(channels):
+                x = np.float64(at(a, row * channels + c))
+                y = np.float64(at(b, row * channels + c))
+                put(partial, base + c, at(partial, base + c) + x)
+                put(partial, base + channels + c, at(partial, base + channels + c) + x * y)
+
+
+def channel_sums(a, b):
+    """Sums over all but the last axis of ``a`` and of ``a * b``: float64 arrays (2, channels)."""
+    channels = a.shape[-1]
+    rows = a.size // channels
+    partial = np.empty((-(-rows // ROWS), 2, channels))
+    threads.run(_channel_sums, len(partial), a.reshape(-1), b.reshape(-1), rows, channels, partial.reshape(-1))
+    return partial.sum(axis=0)
+
+
+@kernel
+def _channel_affine(start, stop, x, scale, shift, rows, channels, out):
+    for row in range(start * 256, min(stop * 256, rows)):
+        for c in range(channels):
+            i = row * channels + c
+            put(out, i, at(x, i) * at(scale, c) + at(shift, c))
+
+
+def channel_affine(x, scale, shift):
+    """``x * scale + shift`` with one scale and shift for each channel (the last axis)."""
+    out, channels = np.empty(x.shape, x.dtype), x.shape[-1]
+    rows = x.size // channels
+    threads.run(_channel_affine, -(-rows // ROWS), x.reshape(-1), scale.astype(x.dtype), shift.astype(x.dtype), rows, channels,
+                out.reshape(-1))
+    return out
+
+
+@kernel
+def _channel_blend(start, stop, a, b, scale_a, scale_b, shift, rows, channels, out):
+    for row in range(start * 256, min(stop * 256, rows)):
+        for c in range(channels):
+            i = row * channels + c
+            put(out, i, at(a, i) * at(scale_a, c) + at(b, i) * at(scale_b, c) + at(shift, c))
+
+
+def channel_blend(a, b, scale_a, scale_b, shift):
+    """``a * scale_a + b * scale_b + shift``, scales and shift one for each channel."""
+    out, channels = np.empty(a.shape, a.dtype), a.shape[-1]
+    rows = a.size // channels
+    threads.run(_channel_blend, -(-rows // ROWS), a.reshape(-1), b.reshape(-1), scale_a.astype(a.dtype),
+                scale_b.astype(a.dtype), shift.astype(a.dtype), rows, channels, out.reshape(-1))
+    return out
+
+
+# Pooling
+
+@kernel
+def _max_pool(start, stop, x, height, width, channels, out_height, out_width, size, stride, pad, out, taps):
+    for sample in range(start, stop):
+        for oy in range(out_height):
+            for ox in range(out_width):
+                target = ((sample * out_height + oy) * out_width + ox) * channels
+                seen = False
+                for tap in range(size * size):
+                    y = oy * stride + tap // size - pad
+                    x_ = ox * stride + tap % size - pad
+                    if 0 <= y < height and 0 <= x_ < width:
+                        source = ((sample * height + y) * width + x_) * channels
+                        if not seen:
+                            seen = True
+                            for c in range(channels):
+                                put(out, target + c, at(x, source + c))
+                                put(taps, target + c, np.uint8(tap))
+                        else:
+                            for c in range(channels):
+                                better = at(x, source + c) > at(out, target + c)
+                                put(out, target + c, at(x, source + c) if better else at(out, target + c))
+                                put(taps, target + c, np.uint8(tap) if better else at(taps, target + c))
+
+
+def max_pool(x, size, stride, pad):
+    """Largest value of each window, for floats or codes.
+
+    Returns
+    -------
+    out : array (N, OH, OW, C) of x's dtype
+    taps : uint8 array of the same shape: which of the size * size positions it came from, the first on ties
+    """
+    samples, height, width, channels = x.shape
+    shape = (samples, (height + 2 * pad - size) // stride + 1, (width + 2 * pad - size) // stride + 1, channels)
+    out, taps = np.empty(shape, x.dtype), np.empty(shape, np.uint8)
+    threads.run(_max_pool, samples, x.reshape(-1), height, width, channels, shape[1], shape[2], size, stride, pad,
+                out.reshape(-1), taps.reshape(-1))
+    return out, taps
+
+
+@kernel
+def _max_pool_grad(start, stop, g, taps, height, width, channels, out_height, out_width, size, stride, pad, out):
+    for sample in range(start, stop):
+        for i in range(sample * height * width * channels, (sample + 1) * height * width * channels):
+            put(out, i, g.dtype.type(0))
+        for oy in range(out_height):
+            for ox in range(out_width):
+                source = ((sample * out_height + oy) * out_width + ox) * channels
+                for tap in range(size * size):
+                    y = oy * stride + tap // size - pad
+                    x = ox * stride + tap % size - pad
+                    if 0 <= y < height and 0 <= x < width:
+                        target = ((sample * height + y) * width + x) * channels
+                        for c in range(channels):
+                            share = at(g, source + c) if at(taps, source + c) == tap else g.dtype.type(0)
+                            put(out, target + c, at(out, target + c) + share)
+
+
+def max_pool_grad(g, taps, shape, size, stride, pad):
+    """Every gradient back to the position that its value came from: array of ``shape``."""
+    out = np.empty(shape, g.dtype)
+    threads.run(_max_pool_grad, len(g), g.reshape(-1), taps.reshape(-1), shape[1], shape[2], shape[3], g.shape[1], g.shape[2],
+                size, stride, pad, out.reshape(-1))
+    return out
+
+
+# Optimizers
+
+@kernel
+def _sgd(start, stop, parameter, grad, velocity, lr, momentum, nesterov, decay):
+    for i in range(start * 16384, min(stop * 16384, parameter.size)):
+        g = at(grad, i) + decay * at(parameter, i)
+        v = momentum * at(velocity, i) + g
+        put(velocity, i, v)
+        put(parameter, i, at(parameter, i) - lr * (g + momentum * v if nesterov else v))
+
+
+def sgd(parameter, grad, velocity, lr, momentum, nesterov, decay):
+    """One step of stochastic gradient descent, in place."""
+    number = parameter.dtype.type
+    threads.run(_sgd, _blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), velocity.reshape(-1), number(lr),
+                number(momentum), nesterov, number(decay))
+
+
+@kernel
+def _adam(start, stop, parameter, grad, mean, square, rate, beta1, beta2, correction, eps, decay):
+    one = parameter.dtype.type(1)
+    for i in range(start * 16384, min(stop * 16384, parameter.size)):
+        g = at(grad, i) + decay * at(parameter, i)
+        m = beta1 * at(mean, i) + (one - beta1) * g
+        v = beta2 * at(square, i) + (one - beta2) * g * g
+        put(mean, i, m)
+        put(square, i, v)
+        put(parameter, i, at(parameter, i) - rate * m / (np.sqrt(v * correction) + eps))
+
+
+def adam(parameter, grad, mean, square, step, lr, beta1, beta2, eps, decay):
+    """Step number ``step`` (from 1) of Adam, in place: arXiv:1412.6980, algorithm 1."""
+    number = parameter.dtype.type
+    threads.run(_adam, _blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1), square.reshape(-1),
+                number(lr / (1 - beta1 ** step)), number(beta1), number(beta2), number(1 / (1 - beta2 ** step)), number(eps),
+                number(decay))

@@ -1,0 +1,98 @@
+"""The shape arithmetic of a convolution, and the operands that kernels take."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Operand(NamedTuple):
+    """Integer codes as a kernel sees them.
+
+    values : uint8 array, C-contiguous; activations and gradients (N, H, W, C), weights (kh, kw, in // groups, out)
+    bits : 1 to 8; every code is below 2**bits
+    encoding : "unsigned" (level = code) or "bipolar" (level = 2 * code - (2**bits - 1))
+    """
+
+    values: np.ndarray
+    bits: int
+    encoding: str
+
+    def levels(self, dtype=np.int64):
+        """The integers that the codes stand for, in ``dtype``."""
+        return to_levels(self, dtype)
+
+
+def to_levels(codes, dtype=np.int64):
+    """Levels of anything with ``values``, ``bits`` and ``encoding``: an array of ``dtype``."""
+    values = codes.values.astype(dtype)
+    if codes.encoding == "bipolar":
+        values *= 2
+        values -= top(codes)
+    return values
+
+
+def top(codes):
+    """The largest code, 2**bits - 1."""
+    return (1 << codes.bits) - 1
+
+
+class Conv(NamedTuple):
+    """A two-dimensional convolution (cross-correlation, as the field uses the word).
+
+    kernel, stride and padding are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)) zeros.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple
+    stride: tuple = (1, 1)
+    padding: tuple = ((0, 0), (0, 0))
+    groups: int = 1
+
+    def check(self):
+        """Raise ValueError where the numbers do not make a convolution; return self."""
+        if min(self.in_channels, self.out_channels, self.groups, *self.kernel, *self.stride) < 1:
+            raise ValueError(f"channels, groups, kernel size and stride must be positive, got {self}")
+        if min(*self.padding[0], *self.padding[1]) < 0:
+            raise ValueError(f"padding must not be negative, got {self.padding}")
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"groups={self.groups} must divide in_channels={self.in_channels} "
+                             f"and out_channels={self.out_channels}")
+        return self
+
+    @property
+    def group_in(self):
+        return self.in_channels // self.groups
+
+    @property
+    def group_out(self):
+        return self.out_channels // self.groups
+
+    @property
+    def weight_shape(self):
+        return (*self.kernel, self.group_in, self.out_channels)
+
+    def output_size(self, height, width):
+        """Output (height, width) for an input of that size; ValueError where the filter does not fit."""
+        sizes = []
+        for size, kernel, stride, padding in zip((height, width), self.kernel, self.stride, self.padding, strict=True):
+            room = size + sum(padding) - kernel
+            if room < 0:
+                raise ValueError(f"a {self.kernel[0]}x{self.kernel[1]} filter does not fit an input of {height}x{width} "
+                                 f"with padding {self.padding}")
+            sizes.append(room // stride + 1)
+        return tuple(sizes)
+
+    def flattened(self, height, width):
+        """The same convolution as a 1x1 one, with its input size, where the filter covers the whole input.
+
+        (N, H, W, C) and (H * W * C) are the same bytes, and so are the weights: only the shapes change.
+        """
+        if self.kernel == (height, width) and self.groups == 1 and self.padding == ((0, 0), (0, 0)):
+            return Conv(height * width * self.in_channels, self.out_channels, (1, 1)), (1, 1)
+        return self, (height, width)
+
+    def macs(self, batch, height, width):
+        """Multiply-accumulates of one product over a batch, padding included."""
+        out_height, out_width = self.output_size(height, width)
+        return batch * out_height * out_width * self.out_channels * self.group_in * self.kernel[0] * self.kernel[1]

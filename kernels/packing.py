@@ -1,0 +1,216 @@
+"""From byte codes to bit planes in 64-bit words.
+
+Bit plane l of an array of codes holds bit l of every code. The popcount kernels sum over one axis, 64 codes at a
+time, so the bits along that axis lie side by side in words. Which axis that is depends on the product:
+
+    forward       input  along channels   (N, group, plane, padded H, padded W, word)      pack_channels
+                  weight along channels   (group, block, plane, tap * word, 16 columns)    pack_weight
+    input_grad    gradient and weight along the output channels, in the same two layouts
+    weight_grad   input and gradient along output positions (N, phase, plane, word, C)     pack_positions
+
+A pixel's channels are contiguous in memory, so its words need no transpose. Bits past the last channel or position are
+zero in both operands and cancel under XOR.
+"""
+
+import numpy as np
+
+from bitnet.kernels import threads
+from bitnet.kernels.compile import kernel
+from bitnet.kernels.vectors import at, bits_of_16, bits_of_64, mark_positions, put
+
+WORD = 64
+COLUMNS = 16  # output columns of one register tile: two vectors of eight words
+
+
+def words_for(depth):
+    """Words that hold ``depth`` bits."""
+    return -(-depth // WORD)
+
+
+def blocks_for(columns):
+    """Register tiles that hold ``columns`` output columns."""
+    return -(-columns // COLUMNS)
+
+
+@kernel
+def _gather_bits(codes, index, count, plane):
+    """Bit ``plane`` of ``codes[index : index + count]``, count <= 64, as one word."""
+    if count == 64:
+        return bits_of_64(codes, index, plane)
+    word = np.uint64(0)
+    done = 0
+    while done + 16 <= count:
+        word |= bits_of_16(codes, index + done, plane) << np.uint64(done)
+        done += 16
+    for i in range(done, count):
+        word |= np.uint64((codes[index + i] >> plane) & 1) << np.uint64(i)
+    return word
+
+
+@kernel
+def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
+    group_channels = channels // groups
+    words = (group_channels + 63) // 64
+    for row in range(start, stop):
+        sample, y = row // height, row % height
+        for x in range(width):
+            pixel = (row * width + x) * channels
+            for group in range(groups):
+                first = pixel + group * group_channels
+                for plane in range(planes):
+                    image = ((sample * groups + group) * planes + plane) * padded_height + y + top
+                    target = (image * padded_width + x + left) * words
+                    for word in range(words):
+                        count = min(64, group_channels - 64 * word)
+                        out[target + word] = _gather_bits(codes, first + 64 * word, count, plane)
+
+
+def pack_channels(codes, groups, padding):
+    """Bit planes of images along their channels, with zero words around each image.
+
+    Parameters
+    ----------
+    codes : operand with values of shape (N, H, W, C)
+    groups : C is cut into so many equal groups, packed apart
+    padding : ((top, bottom), (left, right)) pixels
+
+    Returns
+    -------
+    words : uint64 array, shape (N, groups, bits, H + top + bottom, W + left + right, words of C / groups)
+    """
+    samples, height, width, channels = codes.values.shape
+    (top, bottom), (left, right) = padding
+    shape = (samples, groups, codes.bits, height + top + bottom, width + left + right, words_for(channels // groups))
+    out = np.zeros(shape, np.uint64)
+    threads.run(_pack_channels, samples * height, codes.values.reshape(-1), height, width, channels, groups, codes.bits,
+                top, left, shape[3], shape[4], out.reshape(-1))
+    return out
+
+
+@kernel
+def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out, sums):
+    words = (depth + 63) // 64
+    for tile in range(start, stop):
+        first = tile // blocks * group_columns + 16 * (tile % blocks)
+        count = min(16, group_columns - 16 * (tile % blocks))
+        for t in range(taps.size):
+            for i in range(depth):
+                source = (taps[t] * depth + i) * columns + first
+                total = t * sums.size // taps.size + tile * 16
+                bit = np.uint64(i % 64)
+                for plane in range(planes):
+                    target = (((tile * planes + plane) * taps.size + t) * words + i // 64) * 16
+                    for c in range(count):
+                        word = np.uint64((at(codes, source + c) >> plane) & 1) << bit
+                        put(out, target + c, at(out, target + c) | word)
+                for c in range(count):
+                    put(sums, total + c, at(sums, total + c) + at(codes, source + c))
+
+
+@kernel
+def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out, sums):
+    words = (depth + 63) // 64
+    for tile in range(start, stop):
+        group = tile // blocks
+        for t in range(taps.size):
+            for c in range(min(16, group_columns - 16 * (tile % blocks))):
+                source = (taps[t] * group_columns + 16 * (tile % blocks) + c) * columns + group * depth
+                for plane in range(planes):
+                    target = ((tile * planes + plane) * taps.size + t) * words * 16 + c
+                    for word in range(words):
+                        count = min(64, depth - 64 * word)
+                        out[target + 16 * word] = _gather_bits(codes, source + 64 * word, count, plane)
+                total = np.int32(0)
+                for i in range(depth):
+                    total += np.int32(at(codes, source + i))
+                put(sums, t * sums.size // taps.size + tile * 16 + c, total)
+
+
+def pack_weight(codes, conv, along, taps=None):
+    """Bit planes of a weight, its columns sixteen side by side as the register tile reads them.
+
+    Parameters
+    ----------
+    codes : operand with values of shape (kh, kw, in / groups, out)
+    conv : Conv
+    along : "inputs" packs along the input channels (columns: output channels), "outputs" the other way round
+    taps : int64 array of positions in the flattened (kh, kw), in the order wanted; all of them by default
+
+    Returns
+    -------
+    words : uint64 array, shape (groups, blocks, bits, len(taps) * words of the depth, 16)
+    sums : int32 array, shape (len(taps), groups * blocks * 16); codes summed along the packed axis
+    """
+    if taps is None:
+        taps = np.arange(conv.kernel[0] * conv.kernel[1])
+    if along == "inputs":
+        pack, depth, group_columns = _pack_weight_along_inputs, conv.group_in, conv.group_out
+    else:
+        pack, depth, group_columns = _pack_weight_along_outputs, conv.group_out, conv.group_in
+    blocks = blocks_for(group_columns)
+    out = np.zeros((conv.groups, blocks, codes.bits, len(taps) * words_for(depth), COLUMNS), np.uint64)
+    sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
+    threads.run(pack, conv.groups * blocks, codes.values.reshape(-1), taps, depth, group_columns, conv.out_channels,
+                codes.bits, blocks, out.reshape(-1), sums.reshape(-1))
+    return out, sums
+
+
+@kernel
+def _pack_positions(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, planes,
+                    group_channels, group_stride, out, out_words, out_channels):
+    octet = np.empty(planes * out_channels, np.uint8)  # one bit of each of eight positions, a byte a channel
+    phases = stride_y * stride_x
+    for sample in range(start, stop):
+        for phase in range(phases):
+            image = (sample * phases + phase) * planes
+            for q8 in range(out_words * 8):
+                octet[:] = 0
+                found = False
+                for j in range(8):
+                    y = (q8 * 8 + j) // row_width * stride_y + phase // stride_x - top
+                    x = (q8 * 8 + j) % row_width * stride_x + phase % stride_x - left
+                    if 0 <= y < height and 0 <= x < width:
+                        found = True
+                        pixel = ((sample * height + y) * width + x) * channels
+                        for plane in range(planes):
+                            for group in range(channels // group_channels):
+                                source = pixel + group * group_channels
+                                target = plane * out_channels + group * group_stride
+                                done = 0
+                                while done + 16 <= group_channels:
+                                    mark_positions(octet, target + done, codes, source + done, plane, j)
+                                    done += 16
+                                for c in range(done, group_channels):
+                                    bit = np.uint8(at(codes, source + c) >> plane) & np.uint8(1)
+                                    put(octet, target + c, at(octet, target + c) | np.uint8(bit << j))
+                if found:
+                    shift = np.uint64(q8 % 8 * 8)
+                    for plane in range(planes):
+                        target = ((image + plane) * out_words + q8 // 8) * out_channels
+                        for c in range(out_channels):
+                            bits = np.uint64(at(octet, plane * out_channels + c))
+                            put(out, target + c, at(out, target + c) | (bits << shift))
+
+
+def pack_positions(codes, groups, padding, stride, row_width, words, group_stride):
+    """Bit planes of images along their positions, one bit stream a channel.
+
+    Position (y, x) of the padded image, y = sy * Y + py and x = sx * X + px, is bit ``Y * row_width + X`` of phase
+    (py, px): with a stride, the positions that one tap meets are neighbours again.
+
+    Parameters
+    ----------
+    codes : operand with values of shape (N, H, W, C)
+    padding, stride : (top, left), (vertical, horizontal)
+    row_width : bits from one row to the next; words : length of a stream
+    group_stride : channels from one group to the next in the result, at least C / groups
+
+    Returns
+    -------
+    words : uint64 array, shape (N, sy * sx, bits, words, groups * group_stride)
+    """
+    samples, height, width, channels = codes.values.shape
+    out = np.zeros((samples, stride[0] * stride[1], codes.bits, words, groups * group_stride), np.uint64)
+    threads.run(_pack_positions, samples, codes.values.reshape(-1), height, width, channels, *padding, *stride, row_width,
+                codes.bits, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
+    return out

@@ -1,0 +1,129 @@
+"""The three products of a convolution on codes: the door through which every kernel family is called.
+
+Here operands are checked and shapes brought to the form that the kernels like; behind it kernels trust their arguments.
+A family is a module with three functions ``forward``, ``input_grad`` and ``weight_grad``. All families return the same
+integers, so which one runs is a matter of speed alone.
+"""
+
+import numpy as np
+
+from bitnet.kernels import dense, levels, popcount
+from bitnet.kernels.geometry import Operand, to_levels, top
+
+FAMILIES = {"popcount": popcount, "float": levels}
+
+
+def _checked(codes, name, shape, encodings):
+    """The operand with C-contiguous values; ValueError where it is not what a product takes."""
+    values = codes.values
+    if values.dtype != np.uint8 or values.shape != shape:
+        raise ValueError(f"{name} must be uint8 codes of shape {shape}, got {values.dtype} of shape {values.shape}")
+    if not 1 <= codes.bits <= 8:
+        raise ValueError(f"{name} must have 1 to 8 bits, got {codes.bits}")
+    if codes.encoding not in encodings:
+        raise ValueError(f"{name} must be {' or '.join(encodings)} codes, got {codes.encoding!r}")
+    return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding)
+
+
+def _check_range(lhs, rhs, length):
+    if 2 * top(lhs) * top(rhs) * length >= 2 ** 31:
+        raise ValueError(f"a sum of {length} products of {lhs.bits} and {rhs.bits} bits does not fit int32")
+
+
+def _reshaped(codes, shape):
+    return codes._replace(values=codes.values.reshape(shape))
+
+
+def forward(family, x, w, conv):
+    """Integer convolution of input codes with weight codes.
+
+    Parameters
+    ----------
+    family : a name in FAMILIES
+    x : codes (N, H, W, C), unsigned or bipolar; w : bipolar codes (kh, kw, C / groups, F); conv : Conv
+
+    Returns
+    -------
+    accum : int32 array (N, OH, OW, F), the sum of input level times weight level
+
+    Raises
+    ------
+    ValueError : shapes, types or encodings are others than these, or the sum could overflow int32.
+    """
+    samples, height, width, _ = x.values.shape
+    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar"))
+    w = _checked(w, "weight", conv.weight_shape, ("bipolar",))
+    _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    shape = (samples, *conv.output_size(height, width), conv.out_channels)
+    conv, size = conv.flattened(height, width)
+    accum = FAMILIES[family].forward(_reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape), conv)
+    return accum.reshape(shape)
+
+
+def input_grad(family, g, w, conv, size):
+    """Integer gradient with respect to an input of ``size`` = (H, W).
+
+    Parameters
+    ----------
+    family : a name in FAMILIES
+    g : bipolar codes (N, OH, OW, F); w : bipolar codes (kh, kw, C / groups, F); conv : Conv
+
+    Returns
+    -------
+    accum : int32 array (N, H, W, C), the sum of gradient level times weight level
+
+    Raises
+    ------
+    ValueError : shapes, types or encodings are others than these, or the sum could overflow int32.
+    """
+    samples = len(g.values)
+    g = _checked(g, "gradient", (samples, *conv.output_size(*size), conv.out_channels), ("bipolar",))
+    w = _checked(w, "weight", conv.weight_shape, ("bipolar",))
+    _check_range(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
+    shape = (samples, *size, conv.in_channels)
+    conv, size = conv.flattened(*size)
+    return FAMILIES[family].input_grad(g, _reshaped(w, conv.weight_shape), conv, size).reshape(shape)
+
+
+def weight_grad(family, g, x, conv, scale):
+    """Gradient with respect to the weight levels: the samples' integer products, each scaled, added in sample order.
+
+    Where the output is one pixel, every weight sums one product a sample, each with its own scale: there is no run of bits
+    to count. That product is ``weight_grad_of_pixels`` whatever the family.
+
+    Parameters
+    ----------
+    family : a name in FAMILIES
+    g : bipolar codes (N, OH, OW, F); x : codes (N, H, W, C), unsigned or bipolar; conv : Conv
+    scale : float array (N,), what one gradient level of each sample is worth
+
+    Returns
+    -------
+    grad : float64 array (kh, kw, C / groups, F), sum over samples of scale times integer product
+
+    Raises
+    ------
+    ValueError : shapes, types or encodings are others than these, or a sum could overflow int32.
+    """
+    samples, height, width, _ = x.values.shape
+    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar"))
+    out_size = conv.output_size(height, width)
+    g = _checked(g, "gradient", (samples, *out_size, conv.out_channels), ("bipolar",))
+    if np.shape(scale) != (samples,):
+        raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {np.shape(scale)}")
+    scale = np.asarray(scale, np.float64)
+    _check_range(g, x, out_size[0] * out_size[1])
+    if out_size == (1, 1):
+        return weight_grad_of_pixels(g, x, conv, scale)
+    return FAMILIES[family].weight_grad(g, x, conv, scale)
+
+
+def runs_on_pixels(conv, size):
+    """Is ``weight_grad`` of inputs of ``size`` a product over single pixels?"""
+    return conv.output_size(*size) == (1, 1)
+
+
+def weight_grad_of_pixels(g, x, conv, scale):
+    """Weight gradient where the output is one pixel: one float32 matrix product over the samples, on scaled levels."""
+    gradient = (to_levels(g, np.float64) * scale[:, None, None, None]).astype(np.float32)
+    return dense.weight_grad(gradient, to_levels(x, np.float32), conv).astype(np.float64)

@@ -1,0 +1,92 @@
+"""A small pool of threads that run one kernel over the tiles of a result.
+
+A kernel is a compiled function ``kernel(start, stop, *arrays)`` that computes tiles start .. stop-1 of its result and
+releases the GIL. How a result is cut into tiles depends on its shape alone, never on the number of threads, and no
+two tiles write to the same place: so results are bit-identical on any number of threads.
+"""
+
+import os
+import threading
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+from threadpoolctl import ThreadpoolController
+
+_queues = []
+_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+_grow = threading.Lock()
+_blas = None
+
+
+def get_threads():
+    """Number of threads that kernels run on; at first the number of processors this process may use."""
+    return _threads
+
+
+def set_threads(count):
+    """Run kernels on ``count`` threads from now on. Results do not depend on it.
+
+    Raises
+    ------
+    ValueError : count is not a positive integer.
+    """
+    global _threads
+    if int(count) != count or count < 1:
+        raise ValueError(f"the number of threads must be a positive integer, got {count!r}")
+    _threads = int(count)
+
+
+def _work(tasks):
+    while True:
+        function, start, stop, args, done = tasks.get()
+        try:
+            function(start, stop, *args)
+            done.put(None)
+        except BaseException as error:
+            done.put(error)
+
+
+def _reset_after_fork():
+    _queues.clear()  # threads do not survive a fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+def run(function, tiles, *args):
+    """Call ``function(start, stop, *args)`` on consecutive ranges of ``range(tiles)``, one range per thread."""
+    parts = min(_threads, tiles)
+    if parts <= 1:
+        if tiles:
+            function(0, tiles, *args)
+        return
+    with _grow:
+        while len(_queues) < parts - 1:
+            _queues.append(SimpleQueue())
+            threading.Thread(target=_work, args=(_queues[-1],), name="bitnet-kernel", daemon=True).start()
+    done = SimpleQueue()
+    bounds = [tiles * part // parts for part in range(parts + 1)]
+    for part in range(1, parts):
+        _queues[part - 1].put((function, bounds[part], bounds[part + 1], args, done))
+    error = None
+    try:
+        function(bounds[0], bounds[1], *args)
+    finally:
+        for _ in range(parts - 1):
+            error = done.get() or error
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def serial_blas():
+    """Inside the block NumPy's matrix products use one thread each, because our own threads call them side by side.
+
+    A BLAS that threads by itself may also sum in another order on another number of threads.
+    """
+    global _blas
+    if _blas is None:
+        _blas = ThreadpoolController().select(user_api="blas")
+    with _blas.limit(limits=1):
+        yield

@@ -1,0 +1,165 @@
+"""The cache: memory-mapped, never half-written, never stale."""
+
+import os
+import threading
+import time
+
+import h5py
+import numpy as np
+import pytest
+from bitnet.datasets import DataError, load_svhn
+from bitnet.datasets import cache as cache_module
+from bitnet.datasets.cache import Source, cached
+
+
+def build(calls, value=7, count=3, size=4):
+    def source():
+        calls.append(value)
+        chunks = (np.full((1, size, size, 3), value, np.uint8) for _ in range(count))
+        return Source(np.arange(count, dtype=np.uint8), chunks, ["a note"])
+
+    return source
+
+
+def test_built_once_then_mapped(own_cache):
+    calls = []
+    for _ in range(2):
+        images, labels, messages = cached("x", {"a": 1}, build(calls), 4)
+        assert isinstance(images, np.memmap) and not images.flags.writeable
+        assert images.shape == (3, 4, 4, 3) and (images == 7).all()
+        assert labels.tolist() == [0, 1, 2] and messages == ["a note"]
+    assert calls == [7]
+    (file,) = own_cache.iterdir()
+    with h5py.File(file) as content:
+        assert content["images"].id.get_offset() == images.offset and content["images"].chunks is None
+
+
+def test_another_recipe_size_or_version_is_another_file(own_cache, monkeypatch):
+    calls = []
+    cached("x", {"a": 1}, build(calls), 4)
+    cached("x", {"a": 2}, build(calls), 4)
+    cached("x", {"a": 1}, build(calls, size=5), 5)
+    monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
+    cached("x", {"a": 1}, build(calls), 4)
+    assert len(calls) == 4 and len(list(own_cache.iterdir())) == 4
+
+
+def test_a_changed_source_is_noticed_even_with_the_same_size_and_time(tmp_path, write_mat):
+    times = []
+    for seed in (0, 1):
+        images = write_mat(tmp_path, seed=seed)
+        path = tmp_path / "train_32x32.mat"
+        os.utime(path, (1e9, 1e9))
+        times.append((path.stat().st_size, path.stat().st_mtime))
+        with pytest.warns(UserWarning, match="a subset"):
+            assert np.array_equal(load_svhn(tmp_path, "train", size=32).images, images)
+    assert times[0] == times[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "junk", "recipe", "shape", "missing"])
+def test_a_damaged_file_is_built_again(own_cache, damage):
+    calls = []
+    images, _, _ = cached("x", {}, build(calls, count=300), 4)
+    del images
+    (file,) = own_cache.iterdir()
+    if damage == "cut":
+        os.truncate(file, file.stat().st_size - 1000)
+    elif damage == "empty":
+        os.truncate(file, 0)
+    elif damage == "junk":
+        file.write_bytes(b"no HDF5" * 1000)
+    else:
+        with h5py.File(file, "r+") as content:
+            if damage == "recipe":
+                content.attrs["recipe"] = "{}"
+            else:
+                del content["labels"]
+            if damage == "shape":
+                content["labels"] = np.zeros(2, np.uint8)
+    images, labels, _ = cached("x", {}, build(calls, count=300), 4)
+    assert len(calls) == 2 and (images == 7).all() and len(images) == len(labels) == 300
+
+
+def test_an_interrupted_write_leaves_nothing(own_cache):
+    def source():
+        def chunks():
+            yield np.zeros((1, 4, 4, 3), np.uint8)
+            raise KeyboardInterrupt
+
+        return Source(np.zeros(2, np.uint8), chunks())
+
+    with pytest.raises(KeyboardInterrupt):
+        cached("x", {}, source, 4)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_after_a_day(own_cache):
+    own_cache.mkdir()
+    old, new = own_cache / "old.tmp", own_cache / "new.tmp"
+    old.touch(), new.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    cached("x", {}, build([]), 4)
+    assert not old.exists() and new.exists()
+
+
+def test_two_at_once(own_cache):
+    barrier, results = threading.Barrier(2), []
+
+    def source():
+        barrier.wait(10)  # both are past the look into the empty cache
+        return build([])()
+
+    def work():
+        results.append(cached("x", {}, source, 4))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(results) == 2 and all((images == 7).all() for images, _, _ in results)
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_unwritable_falls_back_to_memory_with_a_message(tmp_path):
+    (tmp_path / "file").touch()
+    calls = []
+    images, labels, messages = cached("x", {}, build(calls), 4, cache_dir=tmp_path / "file" / "below")
+    assert type(images) is np.ndarray and (images == 7).all() and labels.tolist() == [0, 1, 2]
+    assert messages[0] == "a note" and "the cache cannot be written" in messages[1] and "kept in memory" in messages[1]
+
+
+def test_unwritable_with_a_full_disk(own_cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_module.os, "fsync", full)
+    images, _, messages = cached("x", {}, build([]), 4)
+    assert len(images) == 3 and "No space left" in messages[-1] and list(own_cache.iterdir()) == []
+
+
+def test_large_sets_are_never_held_in_memory(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"expected a cache folder with room for 3 images.*found .*BITNET_CACHE"):
+        cached("x", {}, build([]), 4, cache_dir=tmp_path / "file" / "below", large=True)
+
+
+def test_extra_asks_for_a_cache(tmp_path, write_mat):
+    write_mat(tmp_path, "extra")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="expected a cache folder with room for 30 images"):
+        load_svhn(tmp_path, "extra", cache_dir=tmp_path / "file" / "below")
+
+
+def test_where_the_cache_lies(tmp_path, monkeypatch):
+    assert cache_module.cache_folder() == tmp_path / "cache"
+    assert cache_module.cache_folder(tmp_path / "mine") == tmp_path / "mine"
+    monkeypatch.delenv("BITNET_CACHE")
+    assert cache_module.cache_folder().name == "bitnet" or "bitnet" in cache_module.cache_folder().parts
+
+
+def test_the_data_folder_is_left_alone(tmp_path, write_mat):
+    write_mat(tmp_path / "data")
+    with pytest.warns(UserWarning, match="a subset"):
+        load_svhn(tmp_path / "data", "train")
+    assert [entry.name for entry in (tmp_path / "data").iterdir()] == ["train_32x32.mat"]

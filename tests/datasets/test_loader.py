@@ -1,0 +1,172 @@
+"""Batches: exact, repeatable from any step, and no thread outlives its epoch."""
+
+import threading
+
+import numpy as np
+import pytest
+from bitnet.datasets import Augmentation, DataError, Digits, Loader
+from bitnet.datasets import loader as loader_module
+
+
+def digits(count=37, size=8, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, size, size, 3), np.uint8)
+    return Digits(images, random.integers(0, 10, count).astype(np.uint8), "noise")
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("bitnet-loader")]
+
+
+def equal(first, second):
+    return all(np.array_equal(getattr(first, k), getattr(second, k)) for k in ("images", "labels", "indices"))
+
+
+def test_pixels_are_divided_by_256_and_nothing_else():
+    data = digits()
+    seen = []
+    for batch in Loader(data, 5, drop_last=False).epoch(0):
+        assert batch.images.dtype == np.float32 and batch.labels.dtype == batch.indices.dtype == np.int64
+        assert np.array_equal(batch.images * 256, data.images[batch.indices])
+        assert np.array_equal(batch.labels, data.labels[batch.indices])
+        seen += batch.indices.tolist()
+    assert sorted(seen) == list(range(37)) and seen != sorted(seen)
+
+
+def test_without_shuffling_the_order_is_that_of_the_digits():
+    batches = list(Loader(digits(), 10, shuffle=False, drop_last=False).epoch(3))
+    assert np.concatenate([batch.indices for batch in batches]).tolist() == list(range(37))
+    assert [len(batch.labels) for batch in batches] == [10, 10, 10, 7]
+
+
+def test_steps():
+    assert Loader(digits(), 10).steps_per_epoch == len(list(Loader(digits(), 10).epoch(0))) == 3
+    assert Loader(digits(), 10, drop_last=False).steps_per_epoch == 4
+    assert Loader(digits(40), 10, drop_last=False).steps_per_epoch == 4
+    assert Loader(digits(3), 10, drop_last=False).steps_per_epoch == 1
+
+
+def test_augmentation_is_the_formula():
+    data, augment = digits(), Augmentation()
+    plain, gains = [], []
+    for batch in Loader(data, 37, augment=augment).epoch(2):
+        order = np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 2))))
+        assert np.array_equal(batch.indices, order.permutation(37))
+        shifts, contrasts = order.uniform(-30, 30, 37), order.uniform(0.5, 1.5, 37)
+        for image, index, shift, gain in zip(batch.images, batch.indices, shifts, contrasts, strict=True):
+            expected = np.clip(data.images[index] + shift, 0, 255)
+            mean = expected.mean((0, 1))
+            expected = np.clip((expected - mean) * gain + mean, 0, 255) / 256
+            np.testing.assert_allclose(image, expected, atol=2e-6)
+            plain.append(shift), gains.append(gain)
+        assert batch.images.min() >= 0 and batch.images.max() <= 255 / 256
+    assert min(plain) < -20 and max(plain) > 20 and min(gains) < 0.7 and max(gains) > 1.3
+
+
+def test_augmentation_that_changes_nothing():
+    data = digits()
+    (batch,) = Loader(data, 37, augment=Augmentation(0.0, (1.0, 1.0))).epoch(0)
+    np.testing.assert_allclose(batch.images, data.images[batch.indices] / 256, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": Augmentation()}, {"shuffle": False, "augment": Augmentation()}])
+def test_an_epoch_entered_late_gives_the_same_bits(options):
+    data = digits()
+    full = list(Loader(data, 5, seed=3, **options).epoch(4))
+    for start in range(8):
+        late = list(Loader(data, 5, seed=3, **options).epoch(4, start_step=start))
+        assert len(late) == 7 - start
+        assert all(equal(a, b) for a, b in zip(full[start:], late, strict=True))
+
+
+def test_seed_and_epoch_matter_threads_do_not():
+    data, augment = digits(), Augmentation()
+
+    def first(seed, epoch, **options):
+        return next(iter(Loader(data, 8, seed, augment, **options).epoch(epoch)))
+
+    assert not np.array_equal(first(0, 0).indices, first(0, 1).indices)
+    assert not np.array_equal(first(0, 0).indices, first(1, 0).indices)
+    reference = list(Loader(data, 3, 5, augment, prefetch=0).epoch(6))
+    for options in ({}, {"workers": 3}, {"prefetch": 9}, {"prefetch": 1, "workers": 4}):
+        batches = list(Loader(data, 3, 5, augment, **options).epoch(6))
+        assert all(equal(a, b) for a, b in zip(reference, batches, strict=True))
+
+
+def test_memory_maps_and_arrays_alike(tmp_path):
+    data = digits()
+    data.images.tofile(tmp_path / "raw")
+    mapped = Digits(np.memmap(tmp_path / "raw", np.uint8, "r", shape=data.images.shape), data.labels, "mapped")
+    pairs = zip(Loader(data, 5).epoch(0), Loader(mapped, 5).epoch(0), strict=True)
+    assert all(equal(a, b) for a, b in pairs)
+    assert np.shares_memory(Loader(mapped, 5)._images, mapped.images)  # not copied
+    assert data.images.flags.writeable  # the caller's array stays as it was
+
+
+def test_batches_are_ahead_of_training_but_not_by_more_than_asked(monkeypatch):
+    made, original = [], Loader._batch
+    monkeypatch.setattr(Loader, "_batch", lambda self, *a: made.append(a[-1]) or original(self, *a))
+    iterator = Loader(digits(), 2, prefetch=3).epoch(0)
+    assert not made and not threads()  # nothing runs before it is asked for
+    next(iterator)
+    pool_done = threading.Event()
+    for _ in range(200):
+        if len(made) == 4:
+            break
+        pool_done.wait(0.01)
+    pool_done.wait(0.05)
+    assert sorted(made) == [0, 1, 2, 3]
+    iterator.close()
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "raise", "end"])
+def test_no_thread_is_left(how):
+    loader = Loader(digits(), 3, workers=2)
+    iterator = loader.epoch(0)
+    next(iterator)
+    assert threads()
+    if how == "close":
+        iterator.close()
+    elif how == "drop":
+        del iterator
+    elif how == "end":
+        list(iterator)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            iterator.throw(KeyboardInterrupt)
+    assert not threads()
+    assert len(list(loader.epoch(0))) == 12  # and the loader still works
+
+
+def test_an_exception_in_the_thread_reaches_the_consumer(monkeypatch):
+    original = Loader._batch
+
+    def fail(self, order, draws, step):
+        if step == 2:
+            raise OSError("the disk is gone")
+        return original(self, order, draws, step)
+
+    monkeypatch.setattr(Loader, "_batch", fail)
+    iterator, got = Loader(digits(), 3).epoch(0), []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for batch in iterator:
+            got.append(batch)
+    assert len(got) == 2 and not threads()
+
+
+def test_kernels_leave_the_interpreter_free():
+    for kernel in (loader_module._scale, loader_module._augment):
+        assert kernel.targetoptions["nogil"] and not kernel.targetoptions.get("parallel")
+
+
+def test_errors():
+    with pytest.raises(DataError, match="noise: expected at least one batch of 38 images, found 37 images"):
+        Loader(digits(), 38)
+    with pytest.raises(DataError, match="found 0 images"):
+        Loader(digits(0), 5, drop_last=False)
+    for option, value in (("batch_size", 0), ("seed", -1), ("prefetch", -1), ("workers", 0)):
+        with pytest.raises(ValueError, match=f"expected {option} >= .*, found {value}"):
+            Loader(digits(), **{"batch_size": 5, option: value})
+    for epoch, start in ((-1, 0), (0, -1), (0, 8)):
+        with pytest.raises(ValueError, match=r"start_step in 0..7"):
+            Loader(digits(), 5).epoch(epoch, start)  # at the call, not at the first batch

@@ -1,0 +1,326 @@
+"""The training script from outside: its files, its errors, and that no interruption changes a bit of its result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitnet.checkpoint import load_checkpoint
+from bitnet.training import Trainer, all_finite
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_svhn.py"
+METRICS = {"epoch", "train_loss", "train_accuracy", "test_accuracy", "images_per_second", "seconds"}
+
+# Runs the script, but sends itself a signal right after step N, or when checkpoint N is about to get its name.
+DRIVER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import train_svhn
+from bitnet.training import Trainer
+where, count, number = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+owner, name = (Trainer, "train_step") if where == "step" else (os, "replace")
+original, calls = getattr(owner, name), 0
+def signalling(*args):
+    global calls
+    calls += where == "step" or str(args[1]).endswith("checkpoint.h5")
+    if where == "replace" and calls == count:
+        os.kill(os.getpid(), number)
+    result = original(*args)
+    if where == "step" and calls == count:
+        os.kill(os.getpid(), number)
+    return result
+setattr(owner, name, signalling)
+sys.exit(train_svhn.main(sys.argv[5:]))
+"""
+
+
+@pytest.fixture
+def options(svhn, tmp_path):
+    """8 steps an epoch, 16 in all, saved every 3."""
+    return ["--model", "D", "--data", str(svhn), "--epochs", "2", "--batch-size", "8", "--save-every", "3",
+            "--out", str(tmp_path / "run")]  # fmt: skip
+
+
+@pytest.fixture
+def run(options, tmp_path, train_svhn, capsys):
+    """run("--resume", ...) -> (exit code, stdout, stderr), in this process."""
+
+    def run(*more):
+        try:
+            code = train_svhn.main([*options, *more])
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    run.out = tmp_path / "run"
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(svhn, tmp_path_factory, train_svhn):
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert train_svhn.main(["--model", "D", "--data", str(svhn), "--epochs", "2", "--batch-size", "8", "--threads", "1",
+                            "--out", str(out)]) == 0  # fmt: skip
+    return out
+
+
+def results(folder):
+    """What must be the same however the run was interrupted: all but measured times."""
+    checkpoint = load_checkpoint(folder / "checkpoint.h5")
+    arrays = {name: np.asarray(value).tobytes() for name, value in (checkpoint.model | checkpoint.optimizer).items()}
+    more = checkpoint.more
+    history = [{**record, "seconds": 0, "images_per_second": 0} for record in more["history"]]
+    return arrays, history, more["random"], more["epoch"], more["step"]
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def drive(where, count, number, *arguments):
+    command = [sys.executable, "-c", DRIVER, str(SCRIPT.parent), where, str(count), str(number), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def refused(result, *parts):
+    """The exit code is 2 and standard error is one sentence with all the parts."""
+    code, _, err = result
+    assert code == 2
+    assert len(err.splitlines()) == 1 and err.startswith("train_svhn.py: ")
+    for part in parts:
+        assert part in err
+
+
+class TestRun:
+    def test_what_it_prints(self, run):
+        code, out, err = run()
+        assert code == 0 and err == ""
+        lines = out.splitlines()
+        assert lines[0].startswith("data: SVHN train (subset of 64)")
+        assert any(line.startswith("layer ") for line in lines)
+        assert out.count("popcount") + out.count("byte_dot") >= 6
+        assert sum(line.startswith("epoch ") for line in lines) == 2
+        assert "labels against predictions:" in lines
+
+    def test_what_it_writes(self, whole):
+        assert {path.name for path in whole.iterdir()} == {
+            "checkpoint.h5", "metrics.jsonl", "curves.png", "confusion.png", "mistakes.png"
+        }  # fmt: skip
+        history = metrics(whole)
+        assert [record["epoch"] for record in history] == [1, 2]
+        assert all(record.keys() >= METRICS for record in history)
+        assert history == load_checkpoint(whole / "checkpoint.h5").more["history"]
+        for picture in whole.glob("*.png"):
+            assert Image.open(picture).size > (500, 300)
+
+    def test_threads_kernels_and_saves_change_no_bit(self, run, whole):
+        assert run("--threads", "2", "--kernels", "float")[0] == 0
+        assert results(run.out) == results(whole)
+
+    def test_the_folder_is_named_after_model_and_bits(self, svhn, train_svhn, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code = train_svhn.main(["--model", "D", "--bits", "1,1,2", "--data", str(svhn), "--epochs", "1"])
+        assert code == 0 and (tmp_path / "runs" / "svhn-d-1-1-2" / "metrics.jsonl").is_file()
+
+    def test_float(self, run):
+        code, out, _ = run("--bits", "32,32,32", "--epochs", "1")
+        assert code == 0 and "popcount" not in out
+
+
+class TestInterruptions:
+    @pytest.mark.parametrize(("where", "count"), [("step", 5), ("step", 12), ("replace", 3)])
+    def test_a_kill_changes_no_bit(self, run, options, whole, where, count):
+        assert drive(where, count, signal.SIGKILL, *options).returncode == -signal.SIGKILL
+        assert 0 < load_checkpoint(run.out / "checkpoint.h5").more["step"] < 8
+        code, out, _ = run("--resume")
+        assert code == 0 and "continuing with step" in out
+        assert results(run.out) == results(whole)
+        assert [record["epoch"] for record in metrics(run.out)] == [1, 2]
+        assert not (run.out / "checkpoint.h5.tmp").exists()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_request_to_stop_saves_and_tells_how_to_go_on(self, run, options, whole, number):
+        result = drive("step", 4, number, *options)
+        assert result.returncode == 128 + number and result.stderr == ""
+        assert f"--resume --out {run.out}" in result.stdout.splitlines()[-1]
+        assert load_checkpoint(run.out / "checkpoint.h5").more["step"] == 4
+        command = [sys.executable, str(SCRIPT), "--resume", "--out", str(run.out)]
+        subprocess.run(command, capture_output=True, check=True, timeout=120)
+        assert results(run.out) == results(whole)
+
+    def test_again_and_again(self, run, whole, monkeypatch):
+        step = Trainer.train_step
+
+        def interrupted(trainer, batch):
+            step(trainer, batch)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", interrupted)
+            assert run()[0] == 130
+            for _ in range(10):
+                assert run("--resume")[0] == 130
+        assert run("--resume")[0] == 0
+        assert results(run.out) == results(whole)
+        assert [record["epoch"] for record in metrics(run.out)] == [1, 2]
+
+    def test_before_training_there_is_one_sentence_and_no_traceback(self, run, monkeypatch, train_svhn):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train_svhn, "load_digits", interrupted)
+        code, _, err = run()
+        assert code == 130 and len(err.splitlines()) == 1
+        assert not run.out.exists()
+
+
+class TestResume:
+    @pytest.fixture
+    def finished(self, whole, tmp_path):
+        """A copy of the finished run, at the folder that ``run`` uses."""
+        (tmp_path / "run").mkdir()
+        for path in whole.iterdir():
+            (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+
+    def test_a_finished_run_says_so(self, run, finished, whole):
+        code, out, _ = run("--resume")
+        assert code == 0 and "finished already after 2 epochs" in out
+        assert results(run.out) == results(whole)
+
+    def test_lost_pictures_and_lines_come_back(self, run, finished, whole):
+        (run.out / "metrics.jsonl").write_text("{half a li")
+        (run.out / "confusion.png").unlink()
+        assert run("--resume")[0] == 0
+        for name in ("metrics.jsonl", "confusion.png"):
+            assert (run.out / name).read_bytes() == (whole / name).read_bytes()
+
+    def test_more_epochs_by_the_folder_alone(self, run, finished, train_svhn):
+        assert train_svhn.main(["--resume", "--epochs", "3", "--out", str(run.out)]) == 0
+        assert [record["epoch"] for record in metrics(run.out)] == [1, 2, 3]
+        assert metrics(run.out)[2]["seconds"] > metrics(run.out)[1]["seconds"]
+
+    @pytest.mark.parametrize(
+        ("option", "value", "parts"),
+        [
+            ("--bits", "1,1,4", ["bits 1,2,4", "bits 1,1,4"]),
+            ("--model", "C", ["model D", "model C"]),
+            ("--batch-size", "16", ["batch size 8", "batch size 16"]),
+            ("--lr", "0.01", ["lr 0.001", "lr 0.01"]),
+            ("--lr-decay", "0.5", ["lr decay 0.3", "lr decay 0.5"]),
+            ("--lr-decay-epochs", "2", ["lr decay epochs 6", "lr decay epochs 2"]),
+            ("--seed", "7", ["seed 0", "seed 7"]),
+            ("--epochs", "1", ["--epochs 2 or more", "found --epochs 1"]),
+        ],
+    )
+    def test_contradictions(self, run, finished, option, value, parts):
+        before = (run.out / "checkpoint.h5").read_bytes()
+        refused(run("--resume", option, value), "checkpoint.h5", *parts)
+        assert (run.out / "checkpoint.h5").read_bytes() == before
+
+    def test_other_data(self, run, finished, svhn, tmp_path):
+        other = tmp_path / "other"
+        other.mkdir()
+        for split, source in (("train", "test"), ("test", "train")):
+            (other / f"{split}_32x32.mat").write_bytes((svhn / f"{source}_32x32.mat").read_bytes())
+        refused(run("--resume", "--data", str(other)), "training data 'SVHN train (subset of 64)'", "(subset of 40)")
+
+    def test_the_same_data_elsewhere(self, run, finished, svhn, tmp_path):
+        other = tmp_path / "moved"
+        other.mkdir()
+        for path in svhn.iterdir():
+            (other / path.name).write_bytes(path.read_bytes())
+        assert run("--resume", "--data", str(other))[0] == 0
+
+    def test_no_checkpoint(self, run):
+        refused(run("--resume"), "expected a run to resume, found no checkpoint.h5")
+
+    def test_a_checkpoint_cut_short(self, run, finished):
+        path = run.out / "checkpoint.h5"
+        path.write_bytes(path.read_bytes()[:5000])
+        refused(run("--resume"), "expected a checkpoint, found one cut short or damaged")
+        assert path.stat().st_size == 5000
+
+    def test_not_a_checkpoint(self, run, finished):
+        (run.out / "checkpoint.h5").write_text("hello")
+        refused(run("--resume"), "expected a checkpoint in HDF5, found another kind of file")
+
+
+class TestErrors:
+    @pytest.mark.parametrize("value", ["1,2", "0,2,4", "1,9,4", "a", "1,2,4,8", "", "1,-2,4", "1.5,2,4", "33,32,32"])
+    def test_bits(self, run, value):
+        refused(run("--bits", value), "argument --bits: expected three numbers W,A,G", f"found {value!r}")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "part"),
+        [
+            ("--model", "E", "invalid choice: 'E'"),
+            ("--epochs", "0", "expected a whole number >= 1, found '0'"),
+            ("--batch-size", "2.5", "expected a whole number >= 1, found '2.5'"),
+            ("--batch-size", "65", "expected at least one batch of 65 images, found 64 images"),
+            ("--lr", "nan", "expected a number > 0, found 'nan'"),
+            ("--lr", "0", "expected a number > 0, found '0'"),
+            ("--seed", "-1", "expected a whole number >= 0, found '-1'"),
+            ("--threads", "0", "expected a whole number >= 1, found '0'"),
+            ("--kernels", "gpu", "invalid choice: 'gpu'"),
+            ("--save-every", "-1", "expected a whole number >= 0, found '-1'"),
+        ],
+    )
+    def test_options(self, run, option, value, part):
+        refused(run(option, value), part)
+        assert not run.out.exists()
+
+    def test_missing_data(self, run, tmp_path):
+        refused(run("--data", str(tmp_path / "nothing")), "expected train_32x32.mat", "found no such folder")
+        assert not run.out.exists()
+
+    def test_data_cut_short(self, run, svhn, tmp_path):
+        folder = tmp_path / "cut"
+        folder.mkdir()
+        for path in svhn.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes()[:9000])
+        refused(run("--data", str(folder)), "train_32x32.mat")
+
+    def test_a_folder_that_is_not_empty(self, run):
+        run.out.mkdir()
+        (run.out / "thesis.txt").write_text("mine")
+        refused(run(), "expected a new or empty folder, found files; --resume continues")
+        assert [path.name for path in run.out.iterdir()] == ["thesis.txt"]
+
+    def test_a_file_in_place_of_the_folder(self, run):
+        run.out.write_text("mine")
+        refused(run(), "expected a new or empty folder, found a file")
+        refused(run("--out", str(run.out / "below")), "Not a directory")
+        assert run.out.read_text() == "mine"
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root may write to")
+    def test_an_unwritable_folder(self, run):
+        code, out, err = run("--out", "/proc/self/run")
+        refused((code, out, err), "/proc/self/run")
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_a_disk_that_fills_up_while_training(self, run, monkeypatch):
+        step = Trainer.train_step
+
+        def filling(trainer, batch):
+            step(trainer, batch)
+            if trainer.step == 5:
+                (run.out / "checkpoint.h5.tmp").symlink_to("/dev/full")
+
+        monkeypatch.setattr(Trainer, "train_step", filling)
+        refused(run(), "checkpoint.h5: No space left on device")
+        assert load_checkpoint(run.out / "checkpoint.h5").more["step"] == 3
+        assert [path.name for path in run.out.iterdir()] == ["checkpoint.h5"]
+
+    def test_a_loss_that_is_not_finite(self, run):
+        code, _, err = run("--lr", "1e38")
+        assert code == 1 and len(err.splitlines()) == 1
+        assert "of epoch 1" in err and "not finite" in err and "the last good checkpoint is kept" in err
+        checkpoint = load_checkpoint(run.out / "checkpoint.h5")
+        assert all(all_finite(value) for value in checkpoint.model.values())

@@ -1,0 +1,237 @@
+"""Every kernel family gives exactly the integers of the reference, for every layer."""
+
+import numpy as np
+import pytest
+from bitnet.kernels import popcount, products, reference
+from bitnet.kernels.geometry import Conv, Operand
+from hypothesis import given
+from strategies import exhaustive, layer_of, layers, random_codes
+
+each_family = pytest.mark.parametrize("family", sorted(products.FAMILIES))
+
+
+def assert_integers(found, expected):
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+
+
+def assert_exact(family, layer):
+    """All three products of a layer equal the reference."""
+    conv, size, x, w, g, scale = layer
+    assert_integers(products.forward(family, x, w, conv), reference.forward(x.levels(), w.levels(), conv))
+    assert_integers(products.input_grad(family, g, w, conv, size),
+                    reference.input_grad(g.levels(), w.levels(), conv, size))
+    per_sample = reference.weight_grad(g.levels(), x.levels(), conv)
+    unscaled = products.weight_grad(family, g, x, conv, np.ones(len(scale)))
+    assert unscaled.dtype == np.float64
+    np.testing.assert_array_equal(unscaled, per_sample.sum(axis=0))
+    scaled = products.weight_grad(family, g, x, conv, scale)
+    if products.runs_on_pixels(conv, size):  # one float32 matrix product
+        np.testing.assert_allclose(scaled, np.tensordot(scale, per_sample, 1), rtol=1e-5,
+                                   atol=1e-6 * np.abs(per_sample).max() * np.abs(scale).max())
+    else:
+        expected = np.zeros(conv.weight_shape)
+        for integers, one in zip(per_sample, scale, strict=True):
+            expected += integers * one
+        np.testing.assert_array_equal(scaled, expected)  # bit for bit: two roundings a sample, samples in order
+
+
+@each_family
+@exhaustive
+@given(layer=layers())
+def test_random_layers_equal_the_reference(family, layer):
+    assert_exact(family, layer)
+
+
+def test_there_is_a_family_of_floats_and_one_of_popcounts():
+    assert {"popcount", "float"} <= set(products.FAMILIES)
+
+
+SHAPES = {
+    "1x1": (Conv(65, 33, (1, 1)), (4, 3)),
+    "1x1 of one pixel": (Conv(130, 17, (1, 1)), (1, 1)),
+    "one channel": (Conv(1, 1, (3, 3), padding=((1, 1), (1, 1))), (5, 5)),
+    "one pixel out": (Conv(48, 20, (4, 3)), (4, 3)),
+    "one pixel out of a padded image": (Conv(16, 20, (5, 5), padding=((1, 2), (2, 1))), (2, 2)),
+    "one pixel out, grouped": (Conv(6, 4, (3, 3), groups=2), (3, 3)),
+    "stride > kernel": (Conv(3, 16, (1, 2), (3, 3)), (8, 9)),
+    "padding > kernel": (Conv(3, 5, (1, 2), (1, 2), ((2, 2), (3, 1))), (3, 3)),
+    "more than 64 positions a row": (Conv(2, 3, (3, 3), (1, 1), ((1, 1), (1, 1))), (3, 70)),
+    "more rows than a tile holds": (Conv(5, 18, (3, 3)), (14, 15)),
+    "as many groups as channels": (Conv(12, 24, (3, 3), padding=((1, 1), (1, 1)), groups=12), (5, 4)),
+}
+
+
+@each_family
+@pytest.mark.parametrize("encoding", ["unsigned", "bipolar"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_at_the_edge(shape, encoding, family):
+    assert_exact(family, layer_of(*SHAPES[shape], (2, 1, 4), encoding))
+
+
+@each_family
+@pytest.mark.parametrize("encoding", ["unsigned", "bipolar"])
+@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("code_x, code_w, code_g", [(0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1), (0, 0, 1)])
+def test_all_zero_and_all_max_codes(code_x, code_w, code_g, bits, encoding, family):
+    layer = layer_of(Conv(65, 18, (3, 3), (1, 2), ((1, 1), (0, 1))), (5, 4), (bits,) * 3, encoding)
+    for operand, code in zip((layer.x, layer.w, layer.g), (code_x, code_w, code_g), strict=True):
+        operand.values[:] = code * (2**bits - 1)
+    assert_exact(family, layer)
+
+
+LONGEST = 16512  # the largest L with 2 * 255 * 255 * L < 2**31
+
+
+@each_family
+@pytest.mark.parametrize("encoding", ["unsigned", "bipolar"])
+@pytest.mark.parametrize("code", [0, 255])
+def test_the_longest_sum_that_is_admitted_is_exact(code, encoding, family):
+    conv, x_level = Conv(LONGEST, 2, (1, 1)), 255 if code or encoding == "unsigned" else -255
+    x = Operand(np.full((1, 2, 1, LONGEST), 255 if encoding == "unsigned" else code, np.uint8), 8, encoding)
+    w = Operand(np.full((1, 1, LONGEST, 2), code, np.uint8), 8, "bipolar")
+    w_level = 255 if code else -255
+    assert (products.forward(family, x, w, conv) == x_level * w_level * LONGEST).all()
+    transposed = Conv(2, LONGEST, (1, 1))
+    g = Operand(np.full((1, 2, 1, LONGEST), 255, np.uint8), 8, "bipolar")
+    w = Operand(w.values.reshape(1, 1, 2, LONGEST), 8, "bipolar")
+    assert (products.input_grad(family, g, w, transposed, (2, 1)) == 255 * w_level * LONGEST).all()
+    positions = Conv(1, 1, (1, 1))
+    x = x._replace(values=x.values[:, :1].reshape(1, 128, 129, 1))
+    g = Operand(w.values[:, :, :1].reshape(1, 128, 129, 1), 8, "bipolar")
+    assert (products.weight_grad(family, g, x, positions, np.ones(1)) == x_level * w_level * LONGEST).all()
+
+
+@each_family
+@pytest.mark.parametrize("conv, size", [
+    (Conv(48, 40, (3, 3), (1, 1), ((1, 1), (1, 1))), (9, 9)),
+    (Conv(130, 96, (3, 2), (2, 1), ((1, 0), (0, 1)), groups=2), (7, 6)),
+    (Conv(65, 300, (5, 5)), (5, 5)),
+])
+def test_same_bits_on_any_number_of_threads(conv, size, family, thread_count):
+    layer = layer_of(conv, size, samples=5)
+    results = []
+    for count in (1, 2, 3, 7):
+        thread_count(count)
+        results.append((products.forward(family, layer.x, layer.w, conv),
+                        products.input_grad(family, layer.g, layer.w, conv, size),
+                        products.weight_grad(family, layer.g, layer.x, conv, layer.scale)))
+    for other in results[1:]:
+        for first, found in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(found, first)
+
+
+@each_family
+def test_values_need_not_be_contiguous(family):
+    conv, size, x, w, g, scale = layer_of(Conv(20, 16, (3, 3)), (6, 5))
+
+    def strided(codes):
+        twice = np.repeat(codes.values, 2, axis=-1)
+        twice[..., 1::2] ^= 1  # what lies between must not be read
+        return codes._replace(values=twice[..., ::2])
+
+    np.testing.assert_array_equal(products.forward(family, strided(x), strided(w), conv),
+                                  products.forward(family, x, w, conv))
+    np.testing.assert_array_equal(products.input_grad(family, strided(g), strided(w), conv, size),
+                                  products.input_grad(family, g, w, conv, size))
+    np.testing.assert_array_equal(products.weight_grad(family, strided(g), strided(x), conv, scale),
+                                  products.weight_grad(family, g, x, conv, scale))
+
+
+@each_family
+def test_operands_are_only_read(family):
+    conv, size, x, w, g, scale = layer_of(Conv(20, 16, (3, 3), (2, 1), ((1, 1), (0, 2))), (6, 5))
+    for array in (x.values, w.values, g.values, scale):
+        array.flags.writeable = False
+    products.forward(family, x, w, conv)
+    products.input_grad(family, g, w, conv, size)
+    products.weight_grad(family, g, x, conv, scale)
+
+
+@each_family
+def test_a_sample_of_scale_zero_has_no_share(family):
+    conv, _, x, _, g, scale = layer_of(Conv(20, 16, (3, 3)), (6, 5), samples=3)
+    scale[1] = 0
+    others = [0, 2]
+    np.testing.assert_array_equal(
+        products.weight_grad(family, g, x, conv, scale),
+        products.weight_grad(family, g._replace(values=g.values[others]), x._replace(values=x.values[others]), conv,
+                             scale[others]))
+
+
+OPERANDS = [("forward", "x", "input"), ("forward", "w", "weight"), ("input_grad", "g", "gradient"),
+            ("input_grad", "w", "weight"), ("weight_grad", "g", "gradient"), ("weight_grad", "x", "input")]
+
+
+class TestRefusals:
+    """What a product does not take is named, with what it got."""
+
+    layer = layer_of(Conv(6, 8, (3, 3), padding=((1, 1), (1, 1))), (4, 5))
+
+    def call(self, path, **change):
+        conv, size, x, w, g, scale = self.layer._replace(**change)
+        if path == "forward":
+            return products.forward("popcount", x, w, conv)
+        if path == "input_grad":
+            return products.input_grad("popcount", g, w, conv, size)
+        return products.weight_grad("popcount", g, x, conv, scale)
+
+    @pytest.mark.parametrize("path, operand, name", OPERANDS)
+    def test_other_types_than_uint8(self, path, operand, name):
+        codes = getattr(self.layer, operand)
+        with pytest.raises(ValueError, match=f"{name} must be uint8 codes .* got int8"):
+            self.call(path, **{operand: codes._replace(values=codes.values.astype(np.int8))})
+
+    @pytest.mark.parametrize("path, operand, name", OPERANDS)
+    def test_other_shapes(self, path, operand, name):
+        codes = getattr(self.layer, operand)
+        with pytest.raises(ValueError, match=rf"{name} must be uint8 codes of shape \(.*\), got uint8 of shape"):
+            self.call(path, **{operand: codes._replace(values=codes.values[..., :-1])})
+
+    @pytest.mark.parametrize("path, operand, name", OPERANDS)
+    @pytest.mark.parametrize("bits", [0, 9])
+    def test_other_bits_than_1_to_8(self, bits, path, operand, name):
+        with pytest.raises(ValueError, match=f"{name} must have 1 to 8 bits, got {bits}"):
+            self.call(path, **{operand: getattr(self.layer, operand)._replace(bits=bits)})
+
+    @pytest.mark.parametrize("path, operand, name", OPERANDS)
+    def test_encodings_without_a_kernel(self, path, operand, name):
+        wrong = "ternary" if operand == "x" else "unsigned"
+        with pytest.raises(ValueError, match=f"{name} must be .*bipolar codes, got '{wrong}'"):
+            self.call(path, **{operand: getattr(self.layer, operand)._replace(encoding=wrong)})
+
+    @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
+    def test_a_scale_that_is_not_one_a_sample(self, shape):
+        with pytest.raises(ValueError, match="scale must have one entry for each of 2 samples"):
+            self.call("weight_grad", scale=np.ones(shape))
+
+    def test_batches_that_differ(self):
+        with pytest.raises(ValueError, match="gradient must be"):
+            self.call("weight_grad", g=self.layer.g._replace(values=self.layer.g.values[:1]))
+
+    def test_a_filter_that_does_not_fit(self):
+        with pytest.raises(ValueError, match="does not fit"):
+            self.call("input_grad", size=(0, 5))
+
+    def test_sums_beyond_int32(self):
+        deep = LONGEST + 1
+        rng = np.random.default_rng(0)
+        pixel, weight = random_codes(rng, (1, 1, 1, deep), 8), random_codes(rng, (1, 1, deep, 1), 8)
+        with pytest.raises(ValueError, match=f"sum of {deep} products of 8 and 8 bits does not fit int32"):
+            products.forward("popcount", pixel, weight, Conv(deep, 1, (1, 1)))
+        weight = weight._replace(values=weight.values.reshape(1, 1, 1, deep))
+        with pytest.raises(ValueError, match="does not fit int32"):
+            products.input_grad("popcount", pixel, weight, Conv(1, deep, (1, 1)), (1, 1))
+        image = pixel._replace(values=pixel.values.reshape(1, deep, 1, 1))
+        with pytest.raises(ValueError, match="does not fit int32"):
+            products.weight_grad("popcount", image, image, Conv(1, 1, (1, 1)), np.ones(1))
+
+
+def test_plans_of_shapes_are_kept():
+    # the tables of a layer are computed once, not in every step
+    layer = layer_of(Conv(7, 9, (3, 2)), (5, 6))
+    assert_exact("popcount", layer)
+    caches = popcount._forward_plan, popcount._input_grad_plans, popcount._position_plan
+    misses = [cache.cache_info().misses for cache in caches]
+    assert_exact("popcount", layer)
+    assert [cache.cache_info().misses for cache in caches] == misses

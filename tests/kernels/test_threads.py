@@ -1,0 +1,140 @@
+"""The pool of threads: every tile once, errors come back, and no two users disturb each other."""
+
+import os
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+from bitnet.kernels import threads
+from threadpoolctl import ThreadpoolController
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("tiles", [0, 1, 2, 7, 100])
+def test_every_tile_is_computed_once(tiles, count, thread_count):
+    thread_count(count)
+    done, ranges = np.zeros(tiles, int), []
+
+    def work(start, stop, argument):
+        assert argument == "argument"
+        ranges.append((start, stop))
+        done[start:stop] += 1
+
+    threads.run(work, tiles, "argument")
+    assert (done == 1).all()
+    assert len(ranges) == min(count, tiles)
+
+
+def test_ranges_run_side_by_side(thread_count):
+    thread_count(3)
+    together = threading.Barrier(3, timeout=20)  # broken unless all three meet
+    threads.run(lambda start, stop: together.wait(), 3)
+
+
+def test_one_thread_is_the_caller(thread_count):
+    thread_count(1)
+    names = []
+    threads.run(lambda start, stop: names.append(threading.current_thread()), 8)
+    assert names == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])  # 0 runs on the caller, the others on threads of the pool
+def test_errors_reach_the_caller_after_all_have_finished(bad, thread_count):
+    thread_count(3)
+    finished = []
+
+    def work(start, stop):
+        if start == bad:
+            raise OSError(f"tile {start}")
+        finished.append(start)
+
+    for _ in range(3):  # the pool survives
+        finished.clear()
+        with pytest.raises(OSError, match=f"tile {bad}"):
+            threads.run(work, 3)
+        assert sorted(finished) == sorted({0, 1, 2} - {bad})
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, float("inf")])
+def test_numbers_of_threads_that_make_no_sense(count):
+    before = threads.get_threads()
+    with pytest.raises((ValueError, OverflowError)):
+        threads.set_threads(count)
+    assert threads.get_threads() == before
+
+
+def test_whole_floats_are_numbers_of_threads(thread_count):
+    thread_count(np.float64(3))
+    assert threads.get_threads() == 3 and isinstance(threads.get_threads(), int)
+
+
+def test_two_callers_at_a_time(thread_count):
+    thread_count(3)
+    results = np.zeros((2, 200, 64), int)
+
+    def caller(which):
+        def work(start, stop, round_):
+            results[which, round_, start:stop] += 1 + which
+
+        for round_ in range(200):
+            threads.run(work, 64, round_)
+
+    callers = [threading.Thread(target=caller, args=(which,), daemon=True) for which in range(2)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join(60)
+        assert not one.is_alive()
+    assert (results[0] == 1).all() and (results[1] == 2).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_process_gets_threads_of_its_own(thread_count):
+    thread_count(3)
+    together = threading.Barrier(3, timeout=20)
+    threads.run(lambda start, stop: together.wait(), 3)  # the parent's pool has threads, the child's has none of them
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.alarm(20)  # a child that waits for threads it does not have must not outlive the test
+            together = threading.Barrier(3, timeout=15)
+            threads.run(lambda start, stop: together.wait(), 3)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    threads.run(lambda start, stop: together.wait(), 3)  # the parent's still work
+
+
+def blas_threads():
+    return [library["num_threads"] for library in ThreadpoolController().select(user_api="blas").info()]
+
+
+@pytest.fixture
+def two_blas_threads():
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        if 2 not in blas_threads():
+            pytest.skip("this BLAS has no threads")
+        yield blas_threads()
+
+
+def test_blas_is_serial_inside_the_block_only(two_blas_threads):
+    with threads.serial_blas():
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == two_blas_threads
+
+
+def test_blas_is_serial_until_the_last_of_overlapping_blocks_ends(two_blas_threads):
+    # two Python threads in float kernels at a time: neither block is inside the other
+    first, second = threads.serial_blas(), threads.serial_blas()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == two_blas_threads
