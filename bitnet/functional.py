@@ -85,7 +85,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, groups=1, grad_quantizer=N
     """
     x = as_tensor(x)
     if len(x.shape) != 4 or len(weight.shape) != 4:
-        raise ValueError(f"conv2d takes images (N, H, W, C) and weights (kh, kw, C, F), got shapes {x.shape} and {weight.shape}")
+        raise ValueError("conv2d takes images (N, H, W, C) and weights (kh, kw, C, F), "
+                         f"got shapes {x.shape} and {weight.shape}")
     kernel, stride = weight.shape[:2], pair(stride)
     conv = Conv(x.shape[3], weight.shape[3], kernel, stride, _paddings(padding, x.shape[1:3], kernel, stride), groups).check()
     if weight.shape != conv.weight_shape:

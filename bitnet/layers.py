@@ -78,7 +78,8 @@ class Module:
         targets = {name: parameter.data for name, parameter in self.named_parameters().items()} | self.named_buffers()
         missing, unexpected = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys())
         if missing or unexpected:
-            raise ValueError(f"the state is of another model: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+            raise ValueError(f"the state is of another model: missing {missing or 'nothing'}, "
+                             f"unexpected {unexpected or 'nothing'}")
         for name, target in targets.items():
             if np.shape(state[name]) != target.shape:
                 raise ValueError(f"{name} must have shape {target.shape}, got {np.shape(state[name])}")

@@ -87,7 +87,8 @@ class StepDecay:
 
     def __init__(self, lr, factor=1.0, epochs=1):
         if epochs < 1 or factor <= 0:
-            raise ValueError(f"a step schedule needs a positive factor and at least one epoch a step, got {factor} and {epochs}")
+            raise ValueError("a step schedule needs a positive factor and at least one epoch a step, "
+                             f"got {factor} and {epochs}")
         self.lr, self.factor, self.epochs = lr, factor, epochs
 
     def __call__(self, epoch):

@@ -76,7 +76,9 @@ def format_layers(model, records, batch_size):
             families.append("-" if product is None else product.family + " *" * bool(product.note))
             if product is not None and product.note:
                 notes.append(f"* {name}, {path.replace('_', ' ')}: {product.note}")
-        shape = "x".join(map(str, forward.output_shape[1:]))
+        # a linear layer (its weight has two axes) runs as a convolution of one pixel
+        linear = any(array.ndim == 2 for array in own.values())
+        shape = "x".join(map(str, forward.output_shape[-1:] if linear else forward.output_shape[1:]))
         rows.append([name, shape, ",".join(map(str, bits)), *_sizes(*sums[:3]), f"{sums[3] / 1e6:.2f}", *families])
     rest = [sum(array.size for array in parameters.values()), *[sum(array.nbytes for array in parameters.values())] * 2]
     if parameters:
@@ -264,26 +266,29 @@ def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
     confidence = evaluation.probabilities.max(axis=1)
     wrong = np.flatnonzero(evaluation.predictions != digits.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]
-    figure, grid = _figure(title, 1.25 * columns, 1.6 * rows + 0.3, rows, columns)
-    for axes in grid:
-        axes.axis("off")
-    for axes, index in zip(grid, wrong, strict=False):
-        axes.imshow(digits.images[index])
+    figure, (axes,) = _figure(title, 1.25 * columns, 1.65 * rows + 0.4)
+    for place, index in enumerate(wrong):
+        y, x = divmod(place, columns)
+        # one pair of axes for all pictures, each 1 x 1 in it: a grid of axes takes four times as long to draw
+        axes.imshow(digits.images[index], extent=(1.1 * x, 1.1 * x + 1, 1.45 * y + 1, 1.45 * y))
         label, prediction = digits.labels[index], evaluation.predictions[index]
-        axes.set_title(f"{label} taken for {prediction}\n{confidence[index]:.1%} sure", fontsize=8)
+        text = f"{label} taken for {prediction}\n{confidence[index]:.1%} sure"
+        axes.text(1.1 * x + 0.5, 1.45 * y - 0.05, text, ha="center", va="bottom", fontsize=8, color=INK)
     if not len(wrong):
-        figure.text(0.5, 0.45, "no mistakes", ha="center")
+        axes.text(0.55 * columns, 0.7 * rows, "no mistakes", ha="center")
+    axes.set(xlim=(0, 1.1 * columns - 0.1), ylim=(1.45 * rows - 0.45, -0.4), aspect="equal")
+    axes.axis("off")
     _write(figure, path)
 
 
-def _figure(title, width, height, rows=1, columns=1):
+def _figure(title, width, height, columns=1):
     # without pyplot: no global state, no window, and nothing to close
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     figure.suptitle(title, fontsize=11, color=INK)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(1, columns, squeeze=False).ravel()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes

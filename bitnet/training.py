@@ -139,12 +139,12 @@ class Trainer:
         logits = self.model(batch.images)
         loss = functional.softmax_cross_entropy(logits, batch.labels)
         self.loss = float(loss.data)
-        if not math.isfinite(self.loss):
+        # a quantizer turns NaN into some code: batch norm's statistics may tell of trouble that the loss does not see
+        if not math.isfinite(self.loss) or not all(map(all_finite, self.model.named_buffers().values())):
             origin = find_non_finite(self.model, batch.images, noise)
-            raise NonFiniteError(f"the loss became {self.loss} in {self.where}; {origin}")
+            raise NonFiniteError(f"training diverged in {self.where} with a loss of {self.loss}; {origin}")
         loss.backward()
         parameters = self.model.named_parameters()
-        # quantizers turn a NaN into some code, so a loss may stay finite long after a parameter did
         for name, parameter in reversed(parameters.items()):  # backward begins at the last layer
             if parameter.grad is not None and not all_finite(parameter.grad):
                 raise NonFiniteError(f"training diverged in {self.where}; {_began(name, 'the gradient of its {}')}")

@@ -61,7 +61,7 @@ class _Announcer(event.Listener):
         if self._depth == 0:
             self._start = time.perf_counter()
             if self.kernels == 0:
-                print("compiling kernels for this machine (first use only, about half a minute) ...", file=self.stream, flush=True)
+                print("compiling kernels for this machine, once ...", file=self.stream, flush=True)
         self._depth += 1
 
     def on_end(self, event):

@@ -11,48 +11,75 @@ done a few samples at a time, so that the matrix stays in cache:
 import numpy as np
 
 from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
+from bitnet.kernels.compile import inlined, kernel
+from bitnet.kernels.vectors import at, put
 
 TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
 PARTS = 16            # partial sums of a float weight gradient, added in a fixed order
 
 
+@inlined
+def _run(origin, kernel_x, width):
+    """The taps of one filter row that lie in an image row of ``width``, if its first one lies at ``origin``."""
+    first = min(max(0, -origin), kernel_x)
+    return first, max(first, min(kernel_x, width - origin))
+
+
 @kernel
-def _im2col(x, columns, kernel_y, kernel_x, stride_y, stride_x, top, left, first, depth):
-    """Rows of ``columns`` (n * OH * OW, kh * kw * depth) from channels first .. first + depth - 1 of x (n, H, W, C)."""
-    samples, height, width, _ = x.shape
-    _, out_height, out_width, _, _, _ = columns.shape
+def _im2col(x, columns, samples, height, width, channels, out_height, out_width, kernel_y, kernel_x, stride_y, stride_x, top,
+            left, first, depth):
+    """Rows of ``columns`` (n, OH, OW, kh, kw, depth) from channels first .. first + depth - 1 of x (n, H, W, C)."""
+    zero = x.dtype.type(0)
+    target = 0
     for n in range(samples):
         for oy in range(out_height):
             for ox in range(out_width):
+                origin = ox * stride_x - left
+                start, stop = _run(origin, kernel_x, width)
                 for ky in range(kernel_y):
                     y = oy * stride_y + ky - top
-                    for kx in range(kernel_x):
-                        x_ = ox * stride_x + kx - left
-                        if 0 <= y < height and 0 <= x_ < width:
-                            for c in range(depth):
-                                columns[n, oy, ox, ky, kx, c] = x[n, y, x_, first + c]
+                    if y < 0 or y >= height:
+                        for i in range(kernel_x * depth):
+                            put(columns, target + i, zero)
+                    else:
+                        source = ((n * height + y) * width + origin) * channels + first
+                        for i in range(start * depth):
+                            put(columns, target + i, zero)
+                        if depth == channels:  # neighbouring pixels are neighbours in memory: one run
+                            for i in range(start * depth, stop * depth):
+                                put(columns, target + i, at(x, source + i))
                         else:
-                            for c in range(depth):
-                                columns[n, oy, ox, ky, kx, c] = 0
+                            for kx in range(start, stop):
+                                for c in range(depth):
+                                    put(columns, target + kx * depth + c, at(x, source + kx * channels + c))
+                        for i in range(stop * depth, kernel_x * depth):
+                            put(columns, target + i, zero)
+                    target += kernel_x * depth
 
 
 @kernel
-def _col2im(columns, x, kernel_y, kernel_x, stride_y, stride_x, top, left, first, depth):
+def _col2im(columns, x, samples, height, width, channels, out_height, out_width, kernel_y, kernel_x, stride_y, stride_x, top,
+            left, first, depth):
     """Add every entry of ``columns`` to the pixel that im2col read it from."""
-    samples, height, width, _ = x.shape
-    _, out_height, out_width, _, _, _ = columns.shape
+    source = 0
     for n in range(samples):
         for oy in range(out_height):
             for ox in range(out_width):
+                origin = ox * stride_x - left
+                start, stop = _run(origin, kernel_x, width)
                 for ky in range(kernel_y):
                     y = oy * stride_y + ky - top
                     if 0 <= y < height:
-                        for kx in range(kernel_x):
-                            x_ = ox * stride_x + kx - left
-                            if 0 <= x_ < width:
+                        target = ((n * height + y) * width + origin) * channels + first
+                        if depth == channels:
+                            for i in range(start * depth, stop * depth):
+                                put(x, target + i, at(x, target + i) + at(columns, source + i))
+                        else:
+                            for kx in range(start, stop):
                                 for c in range(depth):
-                                    x[n, y, x_, first + c] += columns[n, oy, ox, ky, kx, c]
+                                    i = target + kx * channels + c
+                                    put(x, i, at(x, i) + at(columns, source + kx * depth + c))
+                    source += kernel_x * depth
 
 
 def _window(conv):
@@ -74,7 +101,7 @@ def _columns_of(x, conv, out_size, group, buffer):
     if _is_pointwise(conv):
         return x.reshape(-1, conv.in_channels)
     columns = buffer[:len(x)]
-    _im2col(x, columns, *_window(conv), group * conv.group_in, conv.group_in)
+    _im2col(x.reshape(-1), columns.reshape(-1), *x.shape, *out_size, *_window(conv), group * conv.group_in, conv.group_in)
     return columns.reshape(len(x) * out_size[0] * out_size[1], -1)
 
 
@@ -145,7 +172,8 @@ def input_grad(g, w, conv, size):
             part = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
             flat = part.reshape(-1, conv.group_out)
             np.matmul(flat, weight[:, group].T, out=buffer.reshape(len(flat), -1))
-            _col2im(buffer, grad[first:last], *_window(conv), group * conv.group_in, conv.group_in)
+            _col2im(buffer.reshape(-1), grad[first:last].reshape(-1), last - first, *size, conv.in_channels, *out_size,
+                    *_window(conv), group * conv.group_in, conv.group_in)
 
     _over_samples(work, len(g), tile)
     return result

@@ -37,8 +37,20 @@ import numpy as np
 from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.geometry import to_levels, top
-from bitnet.kernels.packing import (COLUMNS, WORD, blocks_for, pack_channels, pack_positions, pack_weight, words_for)
-from bitnet.kernels.vectors import MAGIC, add, add_scaled_difference, at, broadcast, load, put, store_difference, xor_popcount, zero
+from bitnet.kernels.packing import COLUMNS, WORD, blocks_for, pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.spatial import Layout, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.vectors import (
+    MAGIC,
+    add,
+    add_scaled_difference,
+    at,
+    broadcast,
+    load,
+    put,
+    store_difference,
+    xor_popcount,
+    zero,
+)
 
 ROWS = 4
 ROW_BLOCK = 128  # rows of one tile of work: enough to amortise its set-up, few enough to share among threads
@@ -63,22 +75,6 @@ def _register_tile(lhs, i0, i1, i2, i3, rhs, j, levels, lhs_steps, rhs_steps):
             word = broadcast(lhs, i3 + i)
             d0, d1 = add(d0, xor_popcount(word, left)), add(d1, xor_popcount(word, right))
     return a0, a1, b0, b1, c0, c1, d0, d1
-
-
-def _steps(lhs_bits, rhs_bits, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets, doubled):
-    """The table of steps: word offsets of both operands, ordered by bit level l + m from the highest to the lowest.
-
-    lhs_plane, rhs_plane : words from one plane to the next; the offsets are those of the words of one plane.
-    """
-    levels, lhs, rhs = [0], [], []
-    for s in range(lhs_bits + rhs_bits - 2, -1, -1):
-        for l in range(max(0, s - rhs_bits + 1), min(lhs_bits - 1, s) + 1):
-            lhs.append(l * lhs_plane + lhs_offsets)
-            rhs.append((s - l) * rhs_plane + rhs_offsets)
-        levels.append(sum(map(len, lhs)))
-    if doubled:
-        levels.append(levels[-1])
-    return np.array(levels), np.concatenate(lhs), np.concatenate(rhs)
 
 
 @kernel
@@ -120,85 +116,6 @@ def _spatial(start, stop, samples, lhs, rhs, table, out, row_offsets, row_target
             store_difference(out, o[3] + 8, table, t[3] + 8, d1, n[3] - 8)
 
 
-class _Axis(NamedTuple):
-    """One dimension of a spatial product: which result positions it computes, and where their taps lie."""
-
-    targets: np.ndarray  # result positions
-    origins: np.ndarray  # padded input position of each target's first tap
-    taps: np.ndarray     # taps of the filter, in the order in which input positions rise by one
-    inside: np.ndarray   # bool (targets, taps): does the tap lie in the image
-
-
-def _forward_axis(size, kernel, stride, padding):
-    targets = np.arange((size + sum(padding) - kernel) // stride + 1)
-    taps = np.arange(kernel)
-    position = targets[:, None] * stride + taps - padding[0]
-    return _Axis(targets, targets * stride, taps, (position >= 0) & (position < size))
-
-
-def _input_grad_axes(size, out_size, kernel, stride, padding):
-    """One axis for each stride phase, and the padding that the gradient needs for all of them."""
-    axes, before, after = [], 0, 0
-    for phase in range(min(stride, kernel)):
-        taps = np.arange(phase, kernel, stride)[::-1]  # a later tap meets an earlier output position
-        targets = np.arange((phase - padding[0]) % stride, size, stride)
-        if not len(targets):
-            continue
-        position = (targets[:, None] + padding[0] - taps) // stride
-        before, after = max(before, -position.min()), max(after, position.max() - (out_size - 1))
-        axes.append(_Axis(targets, position[:, 0], taps, (position >= 0) & (position < out_size)))
-    return [axis._replace(origins=axis.origins + before) for axis in axes], (before, after)
-
-
-class _Plan(NamedTuple):
-    """Everything about a spatial product that depends on shapes alone."""
-
-    row_offsets: np.ndarray
-    row_targets: np.ndarray
-    row_classes: np.ndarray
-    taps: np.ndarray
-    inside: np.ndarray       # (classes, taps), 1 where the tap lies in the image
-    levels: np.ndarray
-    lhs_steps: np.ndarray
-    rhs_steps: np.ndarray
-
-
-def _plan(vertical, horizontal, width, padded, words, lhs_bits, rhs_bits, bipolar, kernel_width):
-    row_offsets = (vertical.origins[:, None] * padded[1] + horizontal.origins) * words
-    row_targets = vertical.targets[:, None] * width + horizontal.targets
-    offsets = ((np.arange(len(vertical.taps))[:, None] * padded[1] + np.arange(len(horizontal.taps))) * words)
-    offsets = (offsets[..., None] + np.arange(words)).ravel()
-    steps = _steps(lhs_bits, rhs_bits, padded[0] * padded[1] * words, COLUMNS * len(offsets), offsets,
-                   COLUMNS * np.arange(len(offsets)), bipolar)
-    rows, row_class = np.unique(vertical.inside, axis=0, return_inverse=True)
-    columns, column_class = np.unique(horizontal.inside, axis=0, return_inverse=True)
-    inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)
-    classes = row_class.reshape(-1, 1) * len(columns) + column_class.reshape(-1)
-    if not bipolar:  # zero padding cancels: one class
-        classes, inside = np.zeros_like(classes), np.ones_like(inside[:1])
-    return _Plan(row_offsets.ravel(), row_targets.ravel(), classes.ravel(),
-                 (vertical.taps[:, None] * kernel_width + horizontal.taps).ravel(), inside.astype(np.int64), *steps)
-
-
-@lru_cache(maxsize=256)
-def _forward_plan(conv, size, lhs_bits, rhs_bits, bipolar):
-    vertical, horizontal = (_forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
-    padded = tuple(s + sum(p) for s, p in zip(size, conv.padding, strict=True))
-    width = conv.output_size(*size)[1]
-    return _plan(vertical, horizontal, width, padded, words_for(conv.group_in), lhs_bits, rhs_bits, bipolar, conv.kernel[1])
-
-
-@lru_cache(maxsize=256)
-def _input_grad_plans(conv, size, lhs_bits, rhs_bits):
-    out_size = conv.output_size(*size)
-    (rows, pad_y), (columns, pad_x) = (_input_grad_axes(*args) for args in zip(
-        size, out_size, conv.kernel, conv.stride, conv.padding, strict=True))
-    padded = (out_size[0] + sum(pad_y), out_size[1] + sum(pad_x))
-    words = words_for(conv.group_out)
-    plans = [_plan(y, x, size[1], padded, words, lhs_bits, rhs_bits, True, conv.kernel[1]) for y in rows for x in columns]
-    return plans, (pad_y, pad_x)
-
-
 def _run_spatial(plan, lhs, lhs_words, rhs, rhs_words, sums, out, groups, group_columns):
     """Write one spatial product, all its rows and columns, into ``out`` (N, height, width, columns), int32."""
     samples, blocks = len(out), blocks_for(group_columns)
@@ -228,7 +145,8 @@ def forward(x, w, conv):
     accum : int32 array (N, OH, OW, F), the sum of input level times weight level
     """
     size = x.values.shape[1:3]
-    plan = _forward_plan(conv, size, x.bits, w.bits, x.encoding == "bipolar")
+    bipolar = x.encoding == "bipolar"
+    plan = forward_plan(conv, size, Layout(words_for(conv.group_in), COLUMNS, x.bits, w.bits, bipolar), border=bipolar)
     out = np.empty((len(x.values), *conv.output_size(*size), conv.out_channels), np.int32)
     weight, sums = pack_weight(w, conv, "inputs")
     _run_spatial(plan, x, pack_channels(x, conv.groups, conv.padding), w, weight, sums, out, conv.groups, conv.group_out)
@@ -248,7 +166,7 @@ def input_grad(g, w, conv, size):
     -------
     accum : int32 array (N, H, W, C), the sum of gradient level times weight level
     """
-    plans, padding = _input_grad_plans(conv, size, g.bits, w.bits)
+    plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), COLUMNS, g.bits, w.bits, True))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
     out = (np.empty if covered else np.zeros)((len(g.values), *size, conv.in_channels), np.int32)
     gradient = pack_channels(g, conv.groups, padding)
@@ -319,16 +237,11 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                 out[target + c] = accum[row * blocks * 16 + c]
 
 
-class _PositionPlan(NamedTuple):
-    """Everything about a weight gradient that depends on shapes alone."""
+class _Streams(NamedTuple):
+    """Word counts, mask and steps of a weight gradient on bit streams."""
 
-    row_width: int
     x_words: int
-    tap_phases: np.ndarray
-    tap_offsets: np.ndarray
-    tap_classes: np.ndarray
-    inside: np.ndarray       # bool (classes, OH, OW): does the tap meet the image there
-    mask: np.ndarray         # bits of a row that are output positions
+    mask: np.ndarray  # bits of the stream that are output positions
     rows: int
     levels: np.ndarray
     lhs_steps: np.ndarray
@@ -336,27 +249,17 @@ class _PositionPlan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _position_plan(conv, size, g_bits, x_bits, bipolar):
-    (height, width), (stride_y, stride_x) = conv.output_size(*size), conv.stride
-    row_width = (size[1] + sum(conv.padding[1]) - 1) // stride_x + 1
-    positions = np.arange(height)[:, None] * row_width + np.arange(width)
-    words = words_for(positions.max() + 1)
+def _streams(conv, size, g_bits, x_bits, doubled):
+    plan = position_plan(conv, size, doubled)
+    words = words_for(plan.positions[-1] + 1)
     mask = np.zeros(words * WORD, np.uint8)
-    mask[positions] = 1
-    ky, kx = (axis.ravel() for axis in np.indices(conv.kernel))
-    offsets = ky // stride_y * row_width + kx // stride_x
-    vertical, horizontal = (_forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
-    inside = (vertical.inside.T[:, None, :, None] & horizontal.inside.T[None, :, None, :]).reshape(-1, height, width)
-    if not bipolar:
-        inside = inside[:1]
-    inside, classes = np.unique(inside, axis=0, return_inverse=True)
-    classes = np.broadcast_to(classes.reshape(-1), ky.shape).astype(np.int64)
+    mask[plan.positions] = 1
     row_blocks = -(-conv.group_in // 64)
     rows = -(-conv.group_in // (row_blocks * ROWS)) * ROWS
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
-    steps = _steps(x_bits, g_bits, words * rows, words * columns, np.arange(words) * rows, np.arange(words) * columns, bipolar)
-    return _PositionPlan(row_width, int(offsets.max()) // WORD + words + 1, ky % stride_y * stride_x + kx % stride_x, offsets,
-                         classes, inside, np.packbits(mask, bitorder="little").view("<u8").astype(np.uint64), rows, *steps)
+    table = steps(x_bits, g_bits, words * rows, words * columns, np.arange(words) * rows, np.arange(words) * columns, doubled)
+    return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
+                    np.packbits(mask, bitorder="little").view("<u8").astype(np.uint64), rows, *table)
 
 
 def weight_grad(g, x, conv, scale):
@@ -373,25 +276,27 @@ def weight_grad(g, x, conv, scale):
     -------
     grad : float64 array (kh, kw, C / groups, F), sum over samples of scale times integer product
     """
-    samples, height, width = g.values.shape[:3]
-    plan = _position_plan(conv, x.values.shape[1:3], g.bits, x.bits, x.encoding == "bipolar")
+    samples = len(g.values)
+    bipolar = x.encoding == "bipolar"
+    plan = position_plan(conv, x.values.shape[1:3], bipolar)
+    streams = _streams(conv, x.values.shape[1:3], g.bits, x.bits, bipolar)
     blocks = blocks_for(conv.group_out)
-    gradient = pack_positions(g, conv.groups, (0, 0), (1, 1), plan.row_width, len(plan.mask), blocks * COLUMNS)
+    gradient = pack_positions(g, conv.groups, (0, 0), (1, 1), plan.row_width, len(streams.mask), blocks * COLUMNS)
     x_words = pack_positions(x, conv.groups, (conv.padding[0][0], conv.padding[1][0]), conv.stride, plan.row_width,
-                             plan.x_words, conv.group_in)
+                             streams.x_words, conv.group_in)
     counts = np.bitwise_count(gradient[:, 0]).sum(axis=2, dtype=np.int32)  # (N, plane, columns)
     sums = (counts << np.arange(g.bits, dtype=np.int32)[:, None]).sum(axis=1, dtype=np.int64)
     if x.encoding == "unsigned":
         table = top(x) * sums
     else:
-        level_sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside.astype(np.int64))
+        level_sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside)
         padded = np.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int64)
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
         table = top(x) * (2 * sums - padded.reshape(len(padded), samples, -1))
     out = np.empty(conv.weight_shape, np.float64)
-    tiles = len(plan.tap_offsets) * conv.groups * -(-conv.group_in // plan.rows)
+    tiles = len(plan.tap_offsets) * conv.groups * -(-conv.group_in // streams.rows)
     threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), (table + MAGIC).reshape(-1),
-                np.asarray(scale, np.float64), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes, plan.mask,
-                plan.levels, plan.lhs_steps, plan.rhs_steps, x.bits, plan.x_words, x_words[0].size, x_words[0, 0].size,
-                gradient[0].size, conv.groups, conv.group_in, conv.group_out, blocks, plan.rows)
+                np.asarray(scale, np.float64), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
+                streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, x.bits, streams.x_words, x_words[0].size,
+                x_words[0, 0].size, gradient[0].size, conv.groups, conv.group_in, conv.group_out, blocks, streams.rows)
     return out

@@ -7,6 +7,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+
 from bitnet.datasets import DataError, load_svhn
 from bitnet.datasets import cache as cache_module
 from bitnet.datasets.cache import Source, cached

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from bitnet.datasets import DataError, download, load_digits, svhn
 from bitnet.datasets.download import fetch_svhn
 

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from bitnet.datasets import DataError, generated, load_generated
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from bitnet.datasets import DataError, load_svhn, prepare_image
 from bitnet.datasets.images import resize
-from PIL import Image
 
 
 @pytest.fixture

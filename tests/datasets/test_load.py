@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+
 from bitnet.datasets import DataError, generated, load, load_digits
 
 

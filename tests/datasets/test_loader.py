@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from bitnet.datasets import Augmentation, DataError, Digits, Loader
 from bitnet.datasets import loader as loader_module
 

@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from bitnet.datasets import DataError, Digits, digit_crops, load_svhn, svhn
 from PIL import Image
+
+from bitnet.datasets import DataError, Digits, digit_crops, load_svhn, svhn
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*a subset or a modified file", "ignore:.*SVHN format 1")
 

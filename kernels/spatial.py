@@ -1,0 +1,152 @@
+"""Which word meets which: the index tables of the three products, from shapes alone.
+
+A register tile of a kernel multiplies rows of a left operand with columns of a right one, step by step. Where a row begins,
+how far on the words of each step lie, and where the result goes are looked up in tables. So strides, padding, taps, planes
+and stride phases are settled here, once for each shape, and the kernels have none of them in their loops.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """How a kernel family lays out its operands.
+
+    words : words of one pixel's channels (of one group, in one plane); columns : columns of a register tile
+    lhs_planes, rhs_planes : planes of the operands; doubled : is the result twice the sum
+    """
+
+    words: int
+    columns: int
+    lhs_planes: int
+    rhs_planes: int
+    doubled: bool
+
+
+def steps(lhs_planes, rhs_planes, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets, doubled):
+    """The table of steps: word offsets of both operands, ordered by bit level l + m from the highest to the lowest.
+
+    lhs_plane, rhs_plane : words from one plane to the next; the offsets are those of the words of one plane
+    doubled : one more, empty, level at the end, which doubles the result
+    """
+    levels, lhs, rhs = [0], [], []
+    for s in range(lhs_planes + rhs_planes - 2, -1, -1):
+        for l in range(max(0, s - rhs_planes + 1), min(lhs_planes - 1, s) + 1):
+            lhs.append(l * lhs_plane + lhs_offsets)
+            rhs.append((s - l) * rhs_plane + rhs_offsets)
+        levels.append(sum(map(len, lhs)))
+    if doubled:
+        levels.append(levels[-1])
+    return np.array(levels), np.concatenate(lhs), np.concatenate(rhs)
+
+
+class Axis(NamedTuple):
+    """One dimension of a spatial product: which result positions it computes, and where their taps lie."""
+
+    targets: np.ndarray  # result positions
+    origins: np.ndarray  # padded input position of each target's first tap
+    taps: np.ndarray     # taps of the filter, in the order in which input positions rise by one
+    inside: np.ndarray   # bool (targets, taps): does the tap lie in the image
+
+
+def forward_axis(size, kernel, stride, padding):
+    targets = np.arange((size + sum(padding) - kernel) // stride + 1)
+    taps = np.arange(kernel)
+    position = targets[:, None] * stride + taps - padding[0]
+    return Axis(targets, targets * stride, taps, (position >= 0) & (position < size))
+
+
+def _input_grad_axes(size, out_size, kernel, stride, padding):
+    """One axis for each stride phase, and the padding that the gradient needs for all of them."""
+    axes, before, after = [], 0, 0
+    for phase in range(min(stride, kernel)):
+        taps = np.arange(phase, kernel, stride)[::-1]  # a later tap meets an earlier output position
+        targets = np.arange((phase - padding[0]) % stride, size, stride)
+        if not len(targets):
+            continue
+        position = (targets[:, None] + padding[0] - taps) // stride
+        before, after = max(before, -position.min()), max(after, position.max() - (out_size - 1))
+        axes.append(Axis(targets, position[:, 0], taps, (position >= 0) & (position < out_size)))
+    return [axis._replace(origins=axis.origins + before) for axis in axes], (before, after)
+
+
+class PositionPlan(NamedTuple):
+    """Everything about a weight gradient that depends on shapes alone.
+
+    Position (y, x) of an output is number ``y * row_width + x`` of a stream; tap t reads the input's stream of its stride
+    phase ``tap_offsets[t]`` further on. Between the rows of the output lie positions that are none: holes.
+    """
+
+    row_width: int
+    positions: np.ndarray    # stream positions of the output pixels
+    tap_phases: np.ndarray
+    tap_offsets: np.ndarray
+    tap_classes: np.ndarray
+    inside: np.ndarray       # (classes, OH, OW), 1 where the tap meets the image
+
+
+class Plan(NamedTuple):
+    """Everything about a spatial product that depends on shapes alone."""
+
+    row_offsets: np.ndarray
+    row_targets: np.ndarray
+    row_classes: np.ndarray
+    taps: np.ndarray
+    inside: np.ndarray       # (classes, taps), 1 where the tap lies in the image
+    levels: np.ndarray
+    lhs_steps: np.ndarray
+    rhs_steps: np.ndarray
+
+
+def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
+    row_offsets = (vertical.origins[:, None] * padded[1] + horizontal.origins) * layout.words
+    row_targets = vertical.targets[:, None] * width + horizontal.targets
+    offsets = (np.arange(len(vertical.taps))[:, None] * padded[1] + np.arange(len(horizontal.taps))) * layout.words
+    offsets = (offsets[..., None] + np.arange(layout.words)).ravel()
+    table = steps(layout.lhs_planes, layout.rhs_planes, padded[0] * padded[1] * layout.words, layout.columns * len(offsets),
+                  offsets, layout.columns * np.arange(len(offsets)), layout.doubled)
+    rows, row_class = np.unique(vertical.inside, axis=0, return_inverse=True)
+    columns, column_class = np.unique(horizontal.inside, axis=0, return_inverse=True)
+    inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)
+    classes = row_class.reshape(-1, 1) * len(columns) + column_class.reshape(-1)
+    if not border:
+        classes, inside = np.zeros_like(classes), np.ones_like(inside[:1])
+    return Plan(row_offsets.ravel(), row_targets.ravel(), classes.ravel(),
+                (vertical.taps[:, None] * kernel_width + horizontal.taps).ravel(), inside.astype(np.int64), *table)
+
+
+@lru_cache(maxsize=256)
+def forward_plan(conv, size, layout, border):
+    """The plan of a convolution of inputs of ``size``; ``border``: do pixels at the border need constants of their own."""
+    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
+    padded = tuple(s + sum(p) for s, p in zip(size, conv.padding, strict=True))
+    return _plan(vertical, horizontal, conv.output_size(*size)[1], padded, layout, border, conv.kernel[1])
+
+
+@lru_cache(maxsize=256)
+def input_grad_plans(conv, size, layout):
+    """Plans of the stride phases of an input gradient, and the padding ((top, bottom), (left, right)) of the gradient."""
+    out_size = conv.output_size(*size)
+    (rows, pad_y), (columns, pad_x) = (_input_grad_axes(*args) for args in zip(
+        size, out_size, conv.kernel, conv.stride, conv.padding, strict=True))
+    padded = (out_size[0] + sum(pad_y), out_size[1] + sum(pad_x))
+    return [_plan(y, x, size[1], padded, layout, True, conv.kernel[1]) for y in rows for x in columns], (pad_y, pad_x)
+
+
+@lru_cache(maxsize=256)
+def position_plan(conv, size, border):
+    """Where each tap of a weight gradient finds its bits or bytes in a stream of positions."""
+    (height, width), (stride_y, stride_x) = conv.output_size(*size), conv.stride
+    row_width = (size[1] + sum(conv.padding[1]) - 1) // stride_x + 1
+    positions = (np.arange(height)[:, None] * row_width + np.arange(width)).ravel()
+    ky, kx = (axis.ravel() for axis in np.indices(conv.kernel))
+    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
+    inside = (vertical.inside.T[:, None, :, None] & horizontal.inside.T[None, :, None, :]).reshape(-1, height, width)
+    if not border:
+        inside = inside[:1]
+    inside, classes = np.unique(inside, axis=0, return_inverse=True)
+    classes = np.broadcast_to(classes.reshape(-1), ky.shape).astype(np.int64)
+    return PositionPlan(row_width, positions, ky % stride_y * stride_x + kx % stride_x,
+                        ky // stride_y * row_width + kx // stride_x, classes, inside.astype(np.int64))
