@@ -7,10 +7,10 @@ integers, so which one runs is a matter of speed alone.
 
 import numpy as np
 
-from bitnet.kernels import dense, levels, popcount
+from bitnet.kernels import byte_dot, dense, levels, popcount
 from bitnet.kernels.geometry import Operand, to_levels, top
 
-FAMILIES = {"popcount": popcount, "float": levels}
+FAMILIES = {"popcount": popcount, "byte_dot": byte_dot, "float": levels}
 
 
 def _checked(codes, name, shape, encodings):

@@ -214,3 +214,130 @@ def _bit_mask(lanes):
 
 
 bits_of_64, bits_of_16 = _bit_mask(64), _bit_mask(16)
+
+
+# Sixteen 32-bit integers, and dot products of four bytes into each
+
+_INTS16 = ir.VectorType(_I32, 16)
+
+
+class Ints16(types.Type):
+    """The Numba type of sixteen 32-bit integers in vector registers."""
+
+    def __init__(self):
+        super().__init__(name="Ints16")
+
+
+ints16 = Ints16()
+
+
+@register_model(Ints16)
+class _Ints16Model(models.PrimitiveModel):
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _INTS16)
+
+
+@intrinsic
+def zero16(typing):
+    """``() -> Ints16`` of zeros."""
+    return ints16(), lambda context, builder, signature, args: ir.Constant(_INTS16, [0] * 16)
+
+
+@intrinsic
+def load16(typing, array, index):
+    """``array[index : index + 16]`` of an int32 array."""
+
+    def generate(context, builder, signature, args):
+        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _INTS16), 4)
+
+    return ints16(array, index), generate
+
+
+@intrinsic
+def broadcast_bytes(typing, array, index):
+    """The four bytes ``array[index : index + 4]`` of a uint8 array in all sixteen lanes."""
+
+    def generate(context, builder, signature, args):
+        word = _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _I32), 1)
+        return _splat(builder, word, _INTS16)
+
+    return ints16(array, index), generate
+
+
+@intrinsic
+def shift_left(typing, a, bits):
+    """``a << bits``, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        return builder.shl(args[0], _splat(builder, builder.trunc(args[1], _I32), _INTS16))
+
+    return ints16(a, types.int64), generate
+
+
+def _target_has(context, feature):
+    """Does the machine that Numba compiles for (not the one it runs on) have an instruction set?"""
+    return f"+{feature}" in str(context.codegen().magic_tuple()[-1]).split(",")
+
+
+@intrinsic
+def dot(typing, accum, unsigned, signed):
+    """``accum + u0 * s0 + u1 * s1 + u2 * s2 + u3 * s3``: bytes of ``unsigned`` (0..255) and ``signed`` (-128..127) a lane.
+
+    One instruction (VPDPBUSD) where the target has it; elsewhere the same integers, byte by byte.
+    """
+
+    def generate(context, builder, signature, args):
+        accum, unsigned, signed = args
+        if _target_has(context, "avx512vnni"):
+            vpdpbusd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS16, [_INTS16] * 3),
+                                                      "llvm.x86.avx512.vpdpbusd.512")
+            return builder.call(vpdpbusd, args)
+        for byte in range(4):
+            up, down = (ir.Constant(_INTS16, [shift] * 16) for shift in (24 - 8 * byte, 24))
+            u = builder.lshr(builder.shl(unsigned, up), down)
+            s = builder.ashr(builder.shl(signed, up), down)
+            accum = builder.add(accum, builder.mul(u, s))
+        return accum
+
+    return ints16(accum, unsigned, signed), generate
+
+
+@intrinsic
+def store_sum(typing, out, index, table, table_index, accum, factor, count):
+    """``out[index : index + 16] = table[table_index : table_index + 16] + factor * accum``, the first ``count`` of them."""
+
+    def generate(context, builder, signature, args):
+        out, index, table, table_index, accum, factor, count = args
+        types_ = signature.args
+        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS16), 4)
+        value = builder.add(constant, builder.mul(accum, _splat(builder, builder.trunc(factor, _I32), _INTS16)))
+        pointer = _pointer(context, builder, types_[0], out, index, _INTS16)
+        lanes = ir.Constant(_INTS16, list(range(16)))
+        wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), _INTS16))
+        store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            ir.VoidType(), [_INTS16, pointer.type, _I32, wanted.type]), "llvm.masked.store.v16i32.p0")
+        builder.call(store, [value, pointer, _I32(4), wanted])
+        return context.get_dummy_value()
+
+    return types.void(out, index, table, table_index, accum, types.int64, types.int64), generate
+
+
+@intrinsic
+def add_scaled_sum(typing, out, index, table, table_index, accum, factor, scale):
+    """``out[index : index + 16] += scale * (table[table_index : table_index + 16] + factor * accum)`` in float64.
+
+    Multiplied and added in two roundings, as NumPy does it.
+    """
+
+    def generate(context, builder, signature, args):
+        out, index, table, table_index, accum, factor, scale = args
+        types_ = signature.args
+        doubles = ir.VectorType(ir.DoubleType(), 16)
+        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS16), 4)
+        value = builder.add(constant, builder.mul(accum, _splat(builder, builder.trunc(factor, _I32), _INTS16)))
+        product = builder.fmul(builder.sitofp(value, doubles), _splat(builder, scale, doubles))
+        pointer = _pointer(context, builder, types_[0], out, index, doubles)
+        _store(builder, builder.fadd(_load(builder, pointer, 8), product), pointer, 8)
+        return context.get_dummy_value()
+
+    return types.void(out, index, table, table_index, accum, types.int64, types.float64), generate
