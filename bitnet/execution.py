@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, products
+from bitnet.kernels import dense, elementwise, products, vectors
 
 FAMILIES = tuple(products.FAMILIES)
 
-# Plane products up to which popcount is taken by "auto"; above, float matrix products on the levels are quicker.
-AUTO_POPCOUNT = {"forward": 12, "input_grad": 12, "weight_grad": 32}
+# A popcount takes a step for every pair of bit planes, a dot product of bytes one for all of them. "auto" takes popcount up to
+# so many pairs, and the byte kernels above where the machine multiplies bytes in one instruction.
+AUTO_PLANES = 2 if vectors.target_multiplies_bytes() else 12
 
 _family = "auto"
 _log = None
@@ -92,13 +93,13 @@ def _bits(operand):
     return operand.bits if isinstance(operand, Codes) else 32
 
 
-def _choose(path, lhs, rhs):
+def _choose(lhs, rhs):
     """The family of a product of two operands; "float32" where one of them is a real number."""
     if not (isinstance(lhs, Codes) and isinstance(rhs, Codes)):
         return "float32"
     if _family != "auto":
         return _family
-    return "popcount" if lhs.bits * rhs.bits <= AUTO_POPCOUNT[path] else "float"
+    return "popcount" if lhs.bits * rhs.bits <= AUTO_PLANES else "byte_dot"
 
 
 def _record(path, family, lhs, rhs, conv, batch, size, note=""):
@@ -129,7 +130,7 @@ def forward(x, w, conv):
     -------
     y : float array (N, OH, OW, F)
     """
-    family = _choose("forward", x, w)
+    family = _choose(x, w)
     _record("forward", family, x, w, conv, x.shape[0], x.shape[1:3])
     if family == "float32":
         return dense.forward(*_real_pair(x, w), conv)
@@ -143,7 +144,7 @@ def input_grad(g, w, conv, size):
     -------
     grad : float array (N, H, W, C)
     """
-    family = _choose("input_grad", g, w)
+    family = _choose(g, w)
     _record("input_grad", family, g, w, conv, g.shape[0], size)
     if family == "float32":
         return dense.input_grad(*_real_pair(g, w), conv, size)
@@ -157,7 +158,7 @@ def weight_grad(g, x, conv):
     -------
     grad : float array (kh, kw, C / groups, F)
     """
-    family = _choose("weight_grad", g, x)
+    family = _choose(g, x)
     on_pixels = family != "float32" and products.runs_on_pixels(conv, x.shape[1:3])
     _record("weight_grad", family, g, x, conv, x.shape[0], x.shape[1:3],
             "1x1 output, nothing to count: float product of the scaled levels" if on_pixels else "")

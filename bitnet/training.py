@@ -62,8 +62,7 @@ class Trainer:
 
     def __init__(
         self, model, train, test, *, epochs, batch_size=32, optimizer=None, schedule=None, seed=0, augment=None,
-        checkpoint=None, save_every=0, config=None, notes=None,
-        callbacks=(),
+        checkpoint=None, save_every=0, config=None, notes=None, callbacks=(),
     ):  # fmt: skip
         self.model, self.test, self.epochs = model, test, epochs
         self.loader = Loader(train, batch_size, seed=seed, augment=augment)

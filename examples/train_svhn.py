@@ -97,7 +97,9 @@ def open_run(given):
     out = given.out or Path("runs", "-".join(["svhn", settings["model"].lower(), *map(str, settings["bits"])]))
     path = out / "checkpoint.h5"
     if not given.resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        # a kill during the very first save leaves no run behind, only this
+        leftover = {"checkpoint.h5.tmp"}
+        if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - leftover):
             raise UsageError(f"{out}: expected a new or empty folder, found {'files' if out.is_dir() else 'a file'}; "
                              "--resume continues a run, another --out starts one beside it")  # fmt: skip
         return out, settings, given.epochs or EPOCHS, None
@@ -177,9 +179,12 @@ def train(given):
 
 
 def conclude(trainer, out, title):
-    """The closing report; a finished run that is resumed only replaces pictures that are missing."""
+    """The closing report; a finished run that is resumed only replaces pictures that are missing or old."""
     names = ("curves.png", "confusion.png", "mistakes.png")
-    if trainer.evaluation is None and all((out / name).is_file() for name in names):
+    saved = (out / "checkpoint.h5").stat().st_mtime
+    if trainer.evaluation is None and all(
+        (out / name).is_file() and (out / name).stat().st_mtime >= saved for name in names
+    ):
         return
     result = trainer.evaluation or evaluate(trainer.model, trainer.test)
     print(f"test accuracy {result.accuracy:.2%} on {trainer.test.name}, {len(trainer.test):,} images")

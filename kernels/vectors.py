@@ -10,6 +10,7 @@ The functions exist in compiled code only. Indices are in elements of a one-dime
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 LANES = 8
@@ -274,9 +275,9 @@ def shift_left(typing, a, bits):
     return ints16(a, types.int64), generate
 
 
-def _target_has(context, feature):
-    """Does the machine that Numba compiles for (not the one it runs on) have an instruction set?"""
-    return f"+{feature}" in str(context.codegen().magic_tuple()[-1]).split(",")
+def target_multiplies_bytes():
+    """Does the machine that Numba compiles for (not the one it runs on) have byte dot products of 512 bits?"""
+    return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")
 
 
 @intrinsic
@@ -288,7 +289,7 @@ def dot(typing, accum, unsigned, signed):
 
     def generate(context, builder, signature, args):
         accum, unsigned, signed = args
-        if _target_has(context, "avx512vnni"):
+        if target_multiplies_bytes():
             vpdpbusd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS16, [_INTS16] * 3),
                                                       "llvm.x86.avx512.vpdpbusd.512")
             return builder.call(vpdpbusd, args)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,9 +152,17 @@ class TestInterruptions:
         assert result.returncode == 128 + number and result.stderr == ""
         assert f"--resume --out {run.out}" in result.stdout.splitlines()[-1]
         assert load_checkpoint(run.out / "checkpoint.h5").more["step"] == 4
-        command = [sys.executable, str(SCRIPT), "--resume", "--out", str(run.out)]
-        subprocess.run(command, capture_output=True, check=True, timeout=120)
+        if number == signal.SIGINT:  # once as a user would
+            command = [sys.executable, str(SCRIPT), "--resume", "--out", str(run.out)]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+        else:
+            assert run("--resume")[0] == 0
         assert results(run.out) == results(whole)
+
+    def test_a_kill_in_the_first_save_leaves_the_folder_usable(self, run, options):
+        assert drive("replace", 1, signal.SIGKILL, *options).returncode == -signal.SIGKILL
+        refused(run("--resume"), "found no checkpoint.h5")
+        assert run()[0] == 0
 
     def test_again_and_again(self, run, whole, monkeypatch):
         step = Trainer.train_step
@@ -185,14 +194,17 @@ class TestResume:
     @pytest.fixture
     def finished(self, whole, tmp_path):
         """A copy of the finished run, at the folder that ``run`` uses."""
-        (tmp_path / "run").mkdir()
-        for path in whole.iterdir():
-            (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+        shutil.copytree(whole, tmp_path / "run")
 
     def test_a_finished_run_says_so(self, run, finished, whole):
         code, out, _ = run("--resume")
         assert code == 0 and "finished already after 2 epochs" in out
         assert results(run.out) == results(whole)
+
+    def test_pictures_of_an_earlier_finish_are_replaced(self, run, finished):
+        os.utime(run.out / "curves.png", (0, 0))
+        assert "wrote metrics.jsonl" in run("--resume")[1]
+        assert "wrote metrics.jsonl" not in run("--resume")[1]
 
     def test_lost_pictures_and_lines_come_back(self, run, finished, whole):
         (run.out / "metrics.jsonl").write_text("{half a li")

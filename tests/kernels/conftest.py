@@ -1,7 +1,10 @@
-"""Kernels on a chosen number of threads."""
+"""Kernels on a chosen number of threads, and their noise as arrays."""
 
+import numba
+import numpy as np
 import pytest
-from bitnet.kernels import threads
+
+from bitnet.kernels import noise, threads
 
 
 def pytest_configure(config):
@@ -14,3 +17,21 @@ def thread_count():
     before = threads.get_threads()
     yield threads.set_threads
     threads.set_threads(before)
+
+
+@numba.njit
+def _fill(key0, key1, out):
+    for i in range(out.size):
+        out[i] = noise.uniform(key0, key1, i)
+
+
+@pytest.fixture(scope="session")
+def draw():
+    """draw(key, count) -> the first ``count`` numbers of the draw with this key, float32."""
+
+    def draw(key, count):
+        out = np.empty(count, np.float32)
+        _fill(*key, out)
+        return out
+
+    return draw

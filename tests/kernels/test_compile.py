@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from bitnet.kernels import compile as compile_module
 from bitnet.kernels.compile import announce, cache_folder, kernel
 

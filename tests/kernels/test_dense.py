@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from bitnet.kernels import dense, reference
-from bitnet.kernels.geometry import Conv
 from hypothesis import given
 from strategies import brief, convolutions
+
+from bitnet.kernels import dense, reference
+from bitnet.kernels.geometry import Conv
 
 SHAPES = {
     "1x1": (Conv(7, 5, (1, 1)), (4, 3)),

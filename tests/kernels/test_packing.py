@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from strategies import CHANNELS, random_codes
+
 from bitnet.kernels.geometry import Conv
 from bitnet.kernels.packing import COLUMNS, blocks_for, pack_channels, pack_positions, pack_weight, words_for
-from strategies import CHANNELS, random_codes
 
 
 def words_of(bits):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from bitnet.kernels import popcount, products, reference
-from bitnet.kernels.geometry import Conv, Operand
 from hypothesis import given
 from strategies import exhaustive, layer_of, layers, random_codes
+
+from bitnet.kernels import popcount, products, reference
+from bitnet.kernels.geometry import Conv, Operand
 
 each_family = pytest.mark.parametrize("family", sorted(products.FAMILIES))
 

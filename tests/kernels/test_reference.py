@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from bitnet.kernels import reference
 from bitnet.kernels.geometry import Conv
 

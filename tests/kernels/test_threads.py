@@ -7,8 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from bitnet.kernels import threads
 from threadpoolctl import ThreadpoolController
+
+from bitnet.kernels import threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

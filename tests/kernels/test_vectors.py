@@ -6,6 +6,7 @@ A vector cannot leave compiled code. What is in it is told by how many of its bi
 import numba
 import numpy as np
 import pytest
+
 from bitnet.kernels import vectors as v
 
 WORDS = np.random.default_rng(0).integers(0, 2**64, 48, dtype=np.uint64)

