@@ -130,11 +130,17 @@ def forward(x, w, conv):
     -------
     y : float array (N, OH, OW, F)
     """
+    if isinstance(x, Codes) and isinstance(w, Codes):
+        return elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+    _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
+    return dense.forward(*_real_pair(x, w), conv)
+
+
+def forward_accum(x, w, conv):
+    """``forward`` of two operands that are Codes, as integers: int32 array (N, OH, OW, F), to be multiplied by both scales."""
     family = _choose(x, w)
     _record("forward", family, x, w, conv, x.shape[0], x.shape[1:3])
-    if family == "float32":
-        return dense.forward(*_real_pair(x, w), conv)
-    return elementwise.scale_samples(products.forward(family, x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+    return products.forward(family, x, w, conv)
 
 
 def input_grad(g, w, conv, size):

@@ -4,7 +4,7 @@ import numpy as np
 
 from bitnet import execution, functional
 from bitnet.functional import as_tensor
-from bitnet.tensor import Tensor
+from bitnet.tensor import Tensor, is_recording
 
 
 class Parameter(Tensor):
@@ -193,15 +193,37 @@ class BatchNorm(Module):
         self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
         self.momentum, self.eps = momentum, eps
 
+    def statistics(self, batch_statistics):
+        """Mean and variance to normalise with: in training those of the batch, which the running ones then follow."""
+        if not self.training:
+            return self.running_mean, self.running_var
+        mean, var = batch_statistics()
+        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+            running *= self.momentum
+            running += (1 - self.momentum) * batch
+        return mean, var
+
     def forward(self, x):
-        if self.training:
-            mean, var = functional.batch_statistics(x.data)
-            for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-                running *= self.momentum
-                running += (1 - self.momentum) * batch
-        else:
-            mean, var = self.running_mean, self.running_var
+        mean, var = self.statistics(lambda: functional.batch_statistics(x.data))
         return functional.batch_norm(x, self.gamma, self.beta, mean, var, self.eps, self.training)
+
+
+def conv_block(x, conv, norm, act, pool=None):
+    """``act(pool(norm(conv(x))))`` for a Conv2d, a BatchNorm, an Activation and a MaxPool (or None).
+
+    Where everything in it is quantized this is one fused Function, and the same bits come out.
+    """
+    x = as_tensor(x)
+    if not (x.codes is not None and conv.weight_quantizer and conv.grad_quantizer and act.quantizer and conv.bias is None
+            and conv.input_quantizer is None and (norm.training or not is_recording())
+            and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0))):
+        y = norm(conv(x))
+        return act(pool(y) if pool else y)
+    weight = conv.weight_quantizer(conv.weight)
+    with execution.layer(conv.name):
+        return functional.ConvBlock.apply(
+            x, weight, norm.gamma, norm.beta, conv=functional.convolution_of(x, weight, conv.stride, conv.padding, conv.groups),
+            norm=norm, pool=pool.size if pool else 1, quantizer=act.quantizer, grad_quantizer=conv.grad_quantizer)
 
 
 class MaxPool(Module):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitnet import functional
-from bitnet.layers import Activation, BatchNorm, Conv2d, Dropout, Flatten, Linear, MaxPool, Module
+from bitnet.layers import Activation, BatchNorm, Conv2d, Dropout, Flatten, Linear, MaxPool, Module, conv_block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 SVHN_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
@@ -85,13 +85,13 @@ class SVHN(Module):
     def forward(self, x):
         if x.shape[1:] != (40, 40, 3):
             raise ValueError(f"the network takes images of shape (N, 40, 40, 3), got {x.shape}")
-        x = self.act0(self.pool0(self.conv0(x)))                  # 36 x 36, then 18 x 18
-        x = self.act1(self.bn1(self.conv1(x)))                    # 18 x 18
-        x = self.act2(self.pool2(self.bn2(self.conv2(x))))        # 18 x 18, then 9 x 9
-        x = self.act3(self.bn3(self.conv3(x)))                    # 7 x 7
-        x = self.act4(self.bn4(self.conv4(x)))                    # 7 x 7
-        x = self.drop5(self.act5(self.bn5(self.conv5(x))))        # 5 x 5
-        x = self.bn6(self.conv6(x))                               # 1 x 1
+        x = self.act0(self.pool0(self.conv0(x)))                             # 36 x 36, then 18 x 18
+        x = conv_block(x, self.conv1, self.bn1, self.act1)                   # 18 x 18
+        x = conv_block(x, self.conv2, self.bn2, self.act2, self.pool2)       # 18 x 18, then 9 x 9
+        x = conv_block(x, self.conv3, self.bn3, self.act3)                   # 7 x 7
+        x = conv_block(x, self.conv4, self.bn4, self.act4)                   # 7 x 7
+        x = self.drop5(conv_block(x, self.conv5, self.bn5, self.act5))       # 5 x 5
+        x = self.bn6(self.conv6(x))                                          # 1 x 1
         x = functional.clip(x) if self.clip_last else functional.relu(x)
         return self.fc(self.flatten(x))
 

@@ -93,4 +93,8 @@ class DoReFaGradient(Quantizer):
         array = np.ascontiguousarray(array)
         largest = elementwise.max_magnitude(array)
         values = elementwise.encode_gradient(array, largest, self.bits, random.next_key())
+        return self.codes(values, largest)
+
+    def codes(self, values, largest):
+        """Codes of gradients whose values and max |g| of each sample are known."""
         return Codes(values, self.bits, "bipolar", largest.astype(np.float64) / self.top)
