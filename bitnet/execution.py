@@ -123,17 +123,18 @@ def _per_sample(scale, samples):
     return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
 
 
-def forward(x, w, conv):
-    """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes.
+def forward(x, w, conv, bias=None):
+    """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
 
     Returns
     -------
     y : float array (N, OH, OW, F)
     """
     if isinstance(x, Codes) and isinstance(w, Codes):
-        return elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+        y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+        return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
-    return dense.forward(*_real_pair(x, w), conv)
+    return dense.forward(*_real_pair(x, w), conv, bias)
 
 
 def forward_accum(x, w, conv):

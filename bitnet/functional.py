@@ -48,10 +48,7 @@ class Conv2d(Function):
     def forward(self, x, w, b=None, conv=None, grad_quantizer=None):
         self.x, self.w, self.conv, self.grad_quantizer = x, w, conv, grad_quantizer
         self.layer = execution.current_layer()
-        y = execution.forward(x, w, conv)
-        if b is not None:
-            y += b
-        return y
+        return execution.forward(x, w, conv, b)
 
     def backward(self, grad_output):
         needs = self.needs_grad
@@ -221,6 +218,8 @@ def _check_window(x, size, stride, padding):
 
 def max_pool(x, size, stride=None, padding=0):
     """Max pooling over size x size windows (stride: size by default); padding counts as minus infinity."""
+    if size > 16:  # a byte tells where in the window a maximum was
+        raise ValueError(f"a max-pooling window has at most 16 pixels a side, got {size}")
     x = as_tensor(x)
     return MaxPool.apply(x, size=size, stride=_check_window(x, size, stride, padding), padding=padding)
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from bitnet import execution, functional
 from bitnet.functional import as_tensor
+from bitnet.quantizers import DoReFaActivation, DoReFaGradient
 from bitnet.tensor import Tensor, is_recording
 
 
@@ -56,8 +57,8 @@ class Module:
         return self._named(Parameter)
 
     def parameters(self):
-        """All parameters."""
-        return list(self.named_parameters().values())
+        """All parameters, each once."""
+        return list({id(parameter): parameter for parameter in self.named_parameters().values()}.values())
 
     def named_buffers(self):
         """All arrays that are kept but not trained, by dotted name."""
@@ -211,12 +212,13 @@ class BatchNorm(Module):
 def conv_block(x, conv, norm, act, pool=None):
     """``act(pool(norm(conv(x))))`` for a Conv2d, a BatchNorm, an Activation and a MaxPool (or None).
 
-    Where everything in it is quantized this is one fused Function, and the same bits come out.
+    Where all of it is quantized by DoReFa's rules this is one fused Function, and the same bits come out.
     """
     x = as_tensor(x)
-    if not (x.codes is not None and conv.weight_quantizer and conv.grad_quantizer and act.quantizer and conv.bias is None
+    if not (x.codes is not None and conv.weight_quantizer and conv.bias is None
+            and type(conv.grad_quantizer) is DoReFaGradient and type(act.quantizer) is DoReFaActivation
             and conv.input_quantizer is None and (norm.training or not is_recording())
-            and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0))):
+            and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0 and pool.size < 16))):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
     weight = conv.weight_quantizer(conv.weight)

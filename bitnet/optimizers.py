@@ -21,13 +21,15 @@ class Optimizer:
         self.parameters, self.lr, self.weight_decay, self.steps = list(parameters), lr, weight_decay, 0
         if not lr >= 0:
             raise ValueError(f"the learning rate must not be negative, got {lr}")
-        self.state = [{slot: np.zeros_like(parameter.data) for slot in self.slots} for parameter in self.parameters]
+        self.state = [{slot: np.zeros(parameter.shape, parameter.data.dtype) for slot in self.slots}
+                      for parameter in self.parameters]
 
     def step(self):
         """Update every parameter once."""
         self.steps += 1
         for parameter, state in zip(self.parameters, self.state, strict=True):
             if parameter.grad is not None:
+                parameter.data = np.ascontiguousarray(parameter.data)  # updated in place, as it lies in memory
                 grad = np.ascontiguousarray(parameter.grad, parameter.data.dtype)
                 self.update(parameter.data, grad, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
 

@@ -6,11 +6,15 @@ done a few samples at a time, so that the matrix stays in cache:
     columns (rows of pixels, kh * kw * C)   forward      y  = columns @ w
                                             weight_grad  dw = columns.T @ g
                                             input_grad   dcolumns = g @ w.T, then every entry back to its pixel
+
+Convolutions with few input channels take ``direct`` instead, which needs no im2col.
+
+Convolutions with few input channels go to ``direct``, which needs no im2col.
 """
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import direct, threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.vectors import at, put
 
@@ -120,17 +124,20 @@ def _over_samples(work, samples, tile):
         threads.run(tiles, -(-samples // tile))
 
 
-def forward(x, w, conv):
+def forward(x, w, conv, bias=None):
     """Convolution of floats.
 
     Parameters
     ----------
     x : float array (N, H, W, C), C-contiguous; w : array of the same dtype (kh, kw, C / groups, F); conv : Conv
+    bias : array (F,) to add, or None
 
     Returns
     -------
     y : array (N, OH, OW, F) of the same dtype
     """
+    if len(x) and direct.serves(x, conv):
+        return direct.forward(x, w, conv, bias)
     out_size = conv.output_size(*x.shape[1:3])
     y = np.empty((len(x), *out_size, conv.out_channels), x.dtype)
     conv, size = conv.flattened(*x.shape[1:3])
@@ -148,6 +155,8 @@ def forward(x, w, conv):
                 result = columns @ weight[:, group]
                 y[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out] = result.reshape(
                     last - first, *out_size, -1)
+        if bias is not None:
+            y[first:last] += bias
 
     _over_samples(work, len(x), tile)
     return y
@@ -186,6 +195,10 @@ def weight_grad(g, x, conv):
     not depend on threads.
     """
     out_size, shape = g.shape[1:3], conv.weight_shape
+    if len(x) == 0:
+        return np.zeros(shape, x.dtype)
+    if direct.serves(x, conv):
+        return direct.weight_grad(g, x, conv)
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
     if out_size == (1, 1) and _is_pointwise(conv):

@@ -56,6 +56,8 @@ def forward(family, x, w, conv):
     _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
+    if samples == 0:
+        return np.zeros(shape, np.int32)
     accum = FAMILIES[family].forward(_reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape), conv)
     return accum.reshape(shape)
 
@@ -81,6 +83,8 @@ def input_grad(family, g, w, conv, size):
     w = _checked(w, "weight", conv.weight_shape, ("bipolar",))
     _check_range(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
     shape = (samples, *size, conv.in_channels)
+    if samples == 0:
+        return np.zeros(shape, np.int32)
     conv, size = conv.flattened(*size)
     return FAMILIES[family].input_grad(g, _reshaped(w, conv.weight_shape), conv, size).reshape(shape)
 
@@ -113,6 +117,8 @@ def weight_grad(family, g, x, conv, scale):
         raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {np.shape(scale)}")
     scale = np.asarray(scale, np.float64)
     _check_range(g, x, out_size[0] * out_size[1])
+    if samples == 0:
+        return np.zeros(conv.weight_shape)
     if out_size == (1, 1):
         return weight_grad_of_pixels(g, x, conv, scale)
     return FAMILIES[family].weight_grad(g, x, conv, scale)

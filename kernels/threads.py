@@ -15,7 +15,9 @@ from threadpoolctl import ThreadpoolController
 _queues = []
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 _grow = threading.Lock()
-_blas = None
+_blas = _limit = None
+_serial_blocks = 0
+_blas_lock = threading.Lock()
 
 
 def get_threads():
@@ -55,7 +57,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(function, tiles, *args):
-    """Call ``function(start, stop, *args)`` on consecutive ranges of ``range(tiles)``, one range per thread."""
+    """Call ``function(start, stop, *args)`` on consecutive ranges of ``range(tiles)``, one range per thread.
+
+    Not to be called by ``function`` itself: a worker would wait for work that only it could do.
+    """
     parts = min(_threads, tiles)
     if parts <= 1:
         if tiles:
@@ -85,8 +90,16 @@ def serial_blas():
 
     A BLAS that threads by itself may also sum in another order on another number of threads.
     """
-    global _blas
-    if _blas is None:
-        _blas = ThreadpoolController().select(user_api="blas")
-    with _blas.limit(limits=1):
+    global _blas, _serial_blocks, _limit
+    with _blas_lock:
+        _blas = _blas or ThreadpoolController().select(user_api="blas")
+        if _serial_blocks == 0:
+            _limit = _blas.limit(limits=1)
+        _serial_blocks += 1
+    try:
         yield
+    finally:
+        with _blas_lock:
+            _serial_blocks -= 1
+            if _serial_blocks == 0:  # the last of overlapping blocks restores what the first one found
+                _limit.restore_original_limits()

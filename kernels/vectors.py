@@ -342,3 +342,65 @@ def add_scaled_sum(typing, out, index, table, table_index, accum, factor, scale)
         return context.get_dummy_value()
 
     return types.void(out, index, table, table_index, accum, types.int64, types.float64), generate
+
+
+# Sixteen float32 numbers
+
+_FLOATS16 = ir.VectorType(ir.FloatType(), 16)
+
+
+class Floats16(types.Type):
+    """The Numba type of sixteen float32 numbers in vector registers."""
+
+    def __init__(self):
+        super().__init__(name="Floats16")
+
+
+floats16 = Floats16()
+
+
+@register_model(Floats16)
+class _Floats16Model(models.PrimitiveModel):
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _FLOATS16)
+
+
+@intrinsic
+def load_floats(typing, array, index):
+    """``array[index : index + 16]`` of a float32 array."""
+
+    def generate(context, builder, signature, args):
+        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _FLOATS16), 4)
+
+    return floats16(array, index), generate
+
+
+@intrinsic
+def multiply_add(typing, accum, array, index, b):
+    """``accum + array[index] * b``: one float32 of ``array``, broadcast, times a vector."""
+
+    def generate(context, builder, signature, args):
+        accum, array, index, b = args
+        number = _load(builder, _pointer(context, builder, signature.args[1], array, index, ir.FloatType()), 4)
+        fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS16, [_FLOATS16] * 3),
+                                                 "llvm.fmuladd.v16f32")
+        return builder.call(fmuladd, [_splat(builder, number, _FLOATS16), b, accum])
+
+    return floats16(accum, array, index, b), generate
+
+
+@intrinsic
+def store_floats(typing, out, index, a, count):
+    """``out[index : index + 16] = a`` of a float32 array, the first ``count`` of them."""
+
+    def generate(context, builder, signature, args):
+        out, index, a, count = args
+        pointer = _pointer(context, builder, signature.args[0], out, index, _FLOATS16)
+        lanes = ir.Constant(_INTS16, list(range(16)))
+        wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), _INTS16))
+        store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            ir.VoidType(), [_FLOATS16, pointer.type, _I32, wanted.type]), "llvm.masked.store.v16f32.p0")
+        builder.call(store, [a, pointer, _I32(4), wanted])
+        return context.get_dummy_value()
+
+    return types.void(out, index, a, types.int64), generate

@@ -1,6 +1,6 @@
 """The three quantizers of DoReFa-Net (Zhou et al., arXiv:1606.06160): weights, activations, gradients.
 
-All rest on quantize_k (equation 5): r in [0, 1] goes to rint(n * r) / n with n = 2**k - 1, and its gradient is passed on as
+All rest on quantize_k (section 2.2): r in [0, 1] goes to rint(n * r) / n with n = 2**k - 1, and its gradient is passed on as
 if it had been the identity (the straight-through estimator).
 """
 
@@ -19,10 +19,10 @@ def quantize_k(r, bits):
 
 
 class DoReFaWeight(Quantizer):
-    """Weights of k bits.
+    """Weights of k bits (section 2.3).
 
-    Forward, k = 1:   w_q = E * sign(w), sign(0) = +1, E = mean |w| over the whole layer                    (equation 8)
-    Forward, k >= 2:  w_q = 2 * quantize_k(t / (2 m) + 1/2) - 1, t = tanh(w), m = max |t| over the layer    (equation 9)
+    Forward, k = 1:   w_q = E * sign(w), sign(0) = +1, E = mean |w| over the whole layer
+    Forward, k >= 2:  w_q = 2 * quantize_k(t / (2 m) + 1/2) - 1, t = tanh(w), m = max |t| over the layer
     Backward, k = 1:  dw = dw_q, E being a constant
     Backward, k >= 2: dw = (1 - t**2) * (dw_q / m - share), where the gradient through m subtracts sum(dw_q * t) / m**2 *
         sign(t) from the entries that attain the maximum, in equal shares
@@ -63,9 +63,9 @@ class DoReFaWeight(Quantizer):
 
 
 class DoReFaActivation(Quantizer):
-    """Activations of k bits: clipped, then rounded.
+    """Activations of k bits: clipped, then rounded (section 2.4).
 
-    Forward:  a_q = quantize_k(clip(x, 0, 1))                                                              (equation 11)
+    Forward:  a_q = quantize_k(clip(x, 0, 1))
     Backward: dx = da_q where 0 <= x <= 1, else 0
 
     One bit means {0, 1}, not {-1, +1}.
@@ -80,9 +80,9 @@ class DoReFaActivation(Quantizer):
 
 
 class DoReFaGradient(Quantizer):
-    """Gradients of k bits, with noise, used in backward passes alone.
+    """Gradients of k bits, with noise, used in backward passes alone (section 2.5).
 
-    g_q = 2 M * (quantize_k(clip(g / (2 M) + 1/2 + N, 0, 1)) - 1/2), M = max |g| of each sample,           (equation 12)
+    g_q = 2 M * (quantize_k(clip(g / (2 M) + 1/2 + N, 0, 1)) - 1/2), M = max |g| of each sample,
     N = sigma / n with sigma uniform in (-1/2, 1/2) for each element.
 
     The noise makes the rounding right on average: E[g_q] = g. Weights and activations can do without, gradients cannot. The

@@ -1,11 +1,13 @@
 """Every kernel family gives exactly the integers of the reference, for every layer."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from strategies import exhaustive, layer_of, layers, random_codes
 
-from bitnet.kernels import popcount, products, reference
+from bitnet.kernels import products, reference
 from bitnet.kernels.geometry import Conv, Operand
 
 each_family = pytest.mark.parametrize("family", sorted(products.FAMILIES))
@@ -44,8 +46,8 @@ def test_random_layers_equal_the_reference(family, layer):
     assert_exact(family, layer)
 
 
-def test_there_is_a_family_of_floats_and_one_of_popcounts():
-    assert {"popcount", "float"} <= set(products.FAMILIES)
+def test_families():
+    assert set(products.FAMILIES) == {"popcount", "byte_dot", "float"}
 
 
 SHAPES = {
@@ -228,11 +230,26 @@ class TestRefusals:
             products.weight_grad("popcount", image, image, Conv(1, 1, (1, 1)), np.ones(1))
 
 
-def test_plans_of_shapes_are_kept():
-    # the tables of a layer are computed once, not in every step
+def index_tables():
+    """What all functions that keep tables of indices have had to compute, and how often they were asked."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet.kernels.")]
+    functions = {value for module in modules for value in vars(module).values() if hasattr(value, "cache_info")}
+    infos = [function.cache_info() for function in functions]
+    return sum(info.misses for info in infos), sum(info.hits for info in infos)
+
+
+@pytest.mark.parametrize("family", ["popcount", "byte_dot"])
+def test_index_tables_are_computed_once_a_layer(family):
     layer = layer_of(Conv(7, 9, (3, 2)), (5, 6))
-    assert_exact("popcount", layer)
-    caches = popcount._forward_plan, popcount._input_grad_plans, popcount._position_plan
-    misses = [cache.cache_info().misses for cache in caches]
-    assert_exact("popcount", layer)
-    assert [cache.cache_info().misses for cache in caches] == misses
+    assert_exact(family, layer)
+    misses, hits = index_tables()
+    assert_exact(family, layer)
+    assert index_tables()[0] == misses and index_tables()[1] > hits
+
+
+@each_family
+def test_a_batch_may_be_empty(family):
+    conv, size, x, w, g, _ = layer_of(Conv(5, 8, (3, 3), padding=((1, 1), (1, 1))), (4, 6), samples=0)
+    assert products.forward(family, x, w, conv).shape == (0, 4, 6, 8)
+    assert products.input_grad(family, g, w, conv, size).shape == (0, 4, 6, 5)
+    assert not products.weight_grad(family, g, x, conv, np.zeros(0)).any()

@@ -156,3 +156,86 @@ def test_mark_positions_adds_to_what_is_there(plane, position):
     expected = start.copy()
     expected[3:19] |= (CODES[9:25] >> plane & 1) << position
     np.testing.assert_array_equal(octet, expected)
+
+
+@numba.njit
+def _store16(out, index, table, table_index, ints, factor, count):
+    v.store_sum(out, index, table, table_index, v.load16(ints, 1), factor, count)
+
+
+@pytest.mark.parametrize("count", [-100, 0, 1, 9, 16, 40])
+@pytest.mark.parametrize("factor", [1, 2, -3])
+def test_store_sum_writes_the_first_lanes_only(factor, count):
+    table = np.arange(1000, 1030, dtype=np.int32)
+    ints = np.random.default_rng(4).integers(-2**31, 2**31, 20).astype(np.int32)
+    kept = min(max(count, 0), 16)
+    expected = np.full(24, 7, np.int32)
+    expected[2:2 + kept] = (table[5:21] + np.int32(factor) * ints[1:17])[:kept]  # wraps, as int32 does
+    out = np.full(24, 7, np.int32)
+    _store16(out, 2, table, 5, ints, factor, count)
+    np.testing.assert_array_equal(out, expected)
+
+
+@numba.njit
+def _zero16(out):
+    v.store_sum(out, 0, np.zeros(16, np.int32), 0, v.zero16(), 1, 16)
+
+
+def test_zero16():
+    out = np.full(17, 7, np.int32)
+    _zero16(out)
+    assert out.tolist() == [0] * 16 + [7]
+
+
+@numba.njit
+def _shift(ints, bits, out):
+    v.store_sum(out, 0, np.zeros(16, np.int32), 0, v.shift_left(v.load16(ints, 0), bits), 1, 16)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4, 31])
+def test_shift_left(bits):
+    ints = np.random.default_rng(5).integers(-2**31, 2**31, 16).astype(np.int32)
+    out = np.empty(16, np.int32)
+    _shift(ints, bits, out)
+    np.testing.assert_array_equal(out, ints << np.int32(bits))
+
+
+@numba.njit
+def _dot(start, codes, index, signed, out):
+    total = v.dot(v.load16(start, 0), v.broadcast_bytes(codes, index), v.load16(signed, 0))
+    v.store_sum(out, 0, np.zeros(16, np.int32), 0, total, 1, 16)
+
+
+@pytest.mark.parametrize("index", [0, 1, 7, 60])
+def test_dot_of_four_bytes(index):
+    rng = np.random.default_rng(6)
+    start = rng.integers(-10**6, 10**6, 16).astype(np.int32)
+    signed = rng.integers(-128, 128, (16, 4)).astype(np.int8)
+    out = np.empty(16, np.int32)
+    _dot(start, CODES, index, signed.view(np.int32).ravel(), out)
+    np.testing.assert_array_equal(out, start + signed.astype(np.int32) @ CODES[index:index + 4].astype(np.int32))
+
+
+@pytest.mark.parametrize("byte", [-128, -1, 127])
+def test_dot_does_not_saturate(byte):
+    # 16 bits would not hold two products of 255 and -128
+    out = np.empty(16, np.int32)
+    _dot(np.zeros(16, np.int32), np.full(4, 255, np.uint8), 0, np.full(64, byte, np.int8).view(np.int32), out)
+    assert out.tolist() == [4 * 255 * byte] * 16
+
+
+@numba.njit
+def _add_scaled16(out, index, table, table_index, ints, factor, scale):
+    v.add_scaled_sum(out, index, table, table_index, v.load16(ints, 0), factor, scale)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("scale", [1.0, -0.3, 1e-30, 0.0])
+def test_add_scaled_sum_rounds_as_numpy(scale, factor):
+    rng = np.random.default_rng(7)
+    ints, table = rng.integers(-2**29, 2**29, 16).astype(np.int32), rng.integers(-2**29, 2**29, 20).astype(np.int32)
+    start = rng.standard_normal(19)
+    out, expected = start.copy(), start.copy()
+    _add_scaled16(out, 2, table, 3, ints, factor, scale)
+    expected[2:18] += (table[3:19].astype(np.int64) + factor * ints) * scale  # two roundings
+    np.testing.assert_array_equal(out, expected)

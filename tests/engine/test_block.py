@@ -1,0 +1,151 @@
+"""The fused block gives the bits of its unfused parts: values, statistics and all gradients."""
+
+import numpy as np
+import pytest
+
+from bitnet import Codes, Tensor, layers, no_grad, random
+from bitnet.functional import ConvBlock
+from bitnet.kernels import threads
+from bitnet.layers import conv_block
+from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
+
+
+class Parts:
+    """The four modules of a block with an input of codes, the same ones for the same arguments."""
+
+    def __init__(self, bits=(1, 2, 4), pool=None, size=(7, 8), channels=(20, 18), out_bits=2, **options):
+        w_bits, a_bits, g_bits = bits
+        rng = np.random.default_rng(0)
+        self.conv = layers.Conv2d(*channels, 3, rng=rng, weight_quantizer=DoReFaWeight(w_bits),
+                                  grad_quantizer=DoReFaGradient(g_bits), **options)
+        self.norm, self.act = layers.BatchNorm(channels[1]), layers.Activation(DoReFaActivation(out_bits))
+        self.pool = layers.MaxPool(pool) if pool else None
+        self.norm.gamma.data[:] = rng.standard_normal(channels[1])  # of both signs
+        self.norm.beta.data[:] = rng.uniform(0, 1, channels[1])
+        values = rng.integers(0, 1 << a_bits, (5, *size, channels[0])).astype(np.uint8)
+        self.x = Tensor(Codes(values, a_bits, "unsigned", 1 / ((1 << a_bits) - 1)), requires_grad=True)
+
+    def fused(self):
+        return conv_block(self.x, self.conv, self.norm, self.act, self.pool)
+
+    def unfused(self):
+        y = self.norm(self.conv(self.x))
+        return self.act(self.pool(y) if self.pool else y)
+
+    def arrays(self):
+        """Everything that a step with this block leaves behind."""
+        return {"x": self.x.grad, "weight": self.conv.weight.grad, "gamma": self.norm.gamma.grad, "beta": self.norm.beta.grad,
+                "mean": self.norm.running_mean, "var": self.norm.running_var}
+
+
+def step(parts, block, silent=()):
+    """A training step; samples in ``silent`` get no gradient."""
+    random.set_state((3, 4))
+    y = block(parts)
+    grad = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    grad[list(silent)] = 0
+    y.backward(grad)
+    return {"y": y.data, "draw": random.get_state()} | parts.arrays()
+
+
+def assert_fused_is_unfused(silent=(), **options):
+    parts = Parts(**options)
+    assert isinstance(parts.fused()._function, ConvBlock)
+    assert not isinstance(parts.unfused()._function, ConvBlock)
+    found, expected = step(Parts(**options), Parts.fused, silent), step(Parts(**options), Parts.unfused, silent)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert np.abs(expected["x"]).max() > 0 and np.abs(expected["weight"]).max() > 0
+
+
+@pytest.mark.parametrize("pool", [None, 2, 3])
+@pytest.mark.parametrize("bits, out_bits", [((1, 2, 4), 2), ((1, 1, 1), 1), ((3, 4, 6), 5), ((8, 8, 8), 8)])
+def test_every_width(bits, out_bits, pool):
+    assert_fused_is_unfused(bits=bits, out_bits=out_bits, pool=pool)
+
+
+@pytest.mark.parametrize("options", [
+    {"padding": "same"}, {"padding": ((1, 0), (0, 2)), "stride": (1, 2)}, {"stride": 2, "pool": 2}, {"groups": 2},
+    {"size": (3, 3)}, {"size": (4, 5), "pool": 2}, {"channels": (1, 1), "padding": 1}, {"channels": (65, 130), "pool": 2},
+    {"size": (25, 30), "channels": (3, 5), "pool": 2},  # more rows than one tile of the sums
+])
+def test_every_shape(options):
+    assert_fused_is_unfused(**options)
+
+
+def test_a_sample_without_gradient():
+    # batch norm still hands it a share of the others' gradients
+    assert_fused_is_unfused(silent=(1, 3))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_threads(count):
+    before = threads.get_threads()
+    try:
+        threads.set_threads(1)
+        expected = step(Parts(pool=2), Parts.fused)
+        threads.set_threads(count)
+        found = step(Parts(pool=2), Parts.fused)
+    finally:
+        threads.set_threads(before)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("pool", [None, 2])
+def test_evaluation(pool):
+    parts = Parts(pool=pool)
+    parts.norm.running_mean[:], parts.norm.running_var[:] = 0.5, 2
+    parts.norm.eval()
+    with no_grad():
+        found, expected = parts.fused(), parts.unfused()
+    np.testing.assert_array_equal(found.codes.values, expected.codes.values)
+    assert found.codes.scale == expected.codes.scale
+    assert (parts.norm.running_mean == 0.5).all() and (parts.norm.running_var == 2).all()
+
+
+def test_only_what_needs_a_gradient_costs_one():
+    parts = Parts()
+    parts.x.requires_grad = False
+    parts.fused().backward(np.ones((5, 5, 6, 18), np.float32))
+    assert parts.x.grad is None and parts.conv.weight.grad is not None
+
+
+class Inverted(DoReFaActivation):
+    """Somebody's own quantizer of activations: the codes turned round."""
+
+    def encode_and_save(self, array):
+        return super().encode_and_save(1 - array)
+
+
+class Nearest(DoReFaGradient):
+    """Somebody's own quantizer of gradients: the nearest level, without noise."""
+
+    def encode(self, array):
+        largest = np.abs(array).max(axis=(1, 2, 3))
+        values = np.rint((array / largest[:, None, None, None] + 1) * (self.top / 2)).astype(np.uint8)
+        return self.codes(values, largest)
+
+
+@pytest.mark.parametrize("change", [
+    lambda parts: setattr(parts.conv, "weight_quantizer", None),
+    lambda parts: setattr(parts.conv, "grad_quantizer", None),
+    lambda parts: setattr(parts.conv, "input_quantizer", DoReFaActivation(1)),
+    lambda parts: setattr(parts.conv, "bias", layers.Parameter(np.ones(18, np.float32))),
+    lambda parts: setattr(parts.act, "quantizer", None),
+    lambda parts: setattr(parts.act, "quantizer", Inverted(2)),
+    lambda parts: setattr(parts.conv, "grad_quantizer", Nearest(4)),
+    lambda parts: setattr(parts, "pool", layers.MaxPool(3, 2, 1)),
+    lambda parts: setattr(parts, "pool", layers.MaxPool(2, 1)),
+    lambda parts: setattr(parts, "x", Tensor(parts.x.data, requires_grad=True)),
+    lambda parts: parts.norm.eval(),
+], ids=["float weight", "float gradient", "input quantizer", "bias", "relu", "own activation", "own gradient", "padded pool",
+        "overlapping pool", "float input", "evaluation with gradients"])
+def test_what_cannot_be_fused_runs_in_parts(change):
+    results = []
+    for block in (Parts.fused, Parts.unfused):
+        parts = Parts(pool=2)
+        change(parts)
+        results.append(step(parts, block))
+    for name, array in results[1].items():
+        np.testing.assert_array_equal(results[0][name], array, err_msg=name)
