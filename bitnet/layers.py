@@ -1,5 +1,7 @@
 """Modules: parameters, buffers and the layers made of them."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from bitnet import execution, functional
@@ -209,13 +211,27 @@ class BatchNorm(Module):
         return functional.batch_norm(x, self.gamma, self.beta, mean, var, self.eps, self.training)
 
 
+_fusing = True
+
+
+@contextmanager
+def unfused():
+    """Inside the block ``conv_block`` runs layer by layer: the same bits, slower, and every layer's output can be seen."""
+    global _fusing
+    previous, _fusing = _fusing, False
+    try:
+        yield
+    finally:
+        _fusing = previous
+
+
 def conv_block(x, conv, norm, act, pool=None):
     """``act(pool(norm(conv(x))))`` for a Conv2d, a BatchNorm, an Activation and a MaxPool (or None).
 
     Where all of it is quantized by DoReFa's rules this is one fused Function, and the same bits come out.
     """
     x = as_tensor(x)
-    if not (x.codes is not None and conv.weight_quantizer and conv.bias is None
+    if not (_fusing and x.codes is not None and conv.weight_quantizer and conv.bias is None
             and type(conv.grad_quantizer) is DoReFaGradient and type(act.quantizer) is DoReFaActivation
             and conv.input_quantizer is None and (norm.training or not is_recording())
             and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0 and pool.size < 16))):

@@ -18,6 +18,7 @@ import numpy as np
 from bitnet import functional, optimizers, random
 from bitnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.datasets import Loader
+from bitnet.layers import unfused
 from bitnet.tensor import Tensor, no_grad
 
 
@@ -348,7 +349,7 @@ def find_non_finite(model, images, noise):
         if module is not model:
             watch(name, module)
     try:
-        with random.preserved(), no_grad(), np.errstate(all="ignore"):
+        with random.preserved(), no_grad(), unfused(), np.errstate(all="ignore"):
             random.set_state(noise)
             model(images)
     finally:
