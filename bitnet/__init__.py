@@ -4,9 +4,10 @@ from bitnet import functional, layers, models, optimizers, quantizers, random
 from bitnet.checkpoint import load, save
 from bitnet.codes import Codes
 from bitnet.execution import use_kernels
+from bitnet.frozen import freeze
 from bitnet.layers import Parameter
 from bitnet.tensor import Tensor, no_grad
 
 __version__ = "0.1.0"
-__all__ = ["Codes", "Parameter", "Tensor", "functional", "layers", "load", "models", "no_grad", "optimizers", "quantizers",
-           "random", "save", "use_kernels"]
+__all__ = ["Codes", "Parameter", "Tensor", "freeze", "functional", "layers", "load", "models", "no_grad", "optimizers",
+           "quantizers", "random", "save", "use_kernels"]

@@ -3,7 +3,8 @@
     python examples/train_svhn.py --bits 1,2,4 --model A
     python examples/train_svhn.py --resume --out runs/svhn-a-1-2-4
 
-Writes OUT/checkpoint.h5, OUT/metrics.jsonl (a line an epoch), OUT/curves.png, OUT/confusion.png and OUT/mistakes.png.
+Writes OUT/checkpoint.h5, OUT/metrics.jsonl (a line an epoch), OUT/curves.png, OUT/confusion.png and OUT/mistakes.png; and,
+of networks without floats inside, OUT/frozen.npz: packed, for inference.
 Ctrl-C saves and stops; --resume then gives the same bits as if nothing had happened.
 """
 
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 import bitnet
-from bitnet import execution, models, report
+from bitnet import execution, frozen, models, report
 from bitnet.checkpoint import CheckpointError, load_checkpoint
 from bitnet.datasets import Augmentation, DataError, load_digits
 from bitnet.kernels import compile, threads
@@ -192,7 +193,12 @@ def conclude(trainer, out, title):
     report.draw_curves(out / names[0], trainer.history, title)
     report.draw_confusion(out / names[1], result.confusion, f"{title}\ntest accuracy {result.accuracy:.2%}")
     report.draw_mistakes(out / names[2], trainer.test, result, f"Most confident mistakes on the test set\n{title}")
-    print(f"wrote {', '.join(['metrics.jsonl', 'checkpoint.h5', *names])} in {out}", flush=True)
+    print(f"wrote {', '.join(['metrics.jsonl', 'checkpoint.h5', *names])} in {out}")
+    if 32 not in trainer.model.config["bits"][:2]:
+        network = frozen.freeze(trainer.model)
+        network.save(out / "frozen.npz")
+        print(frozen.size_report(network, out / "frozen.npz"))
+    sys.stdout.flush()
 
 
 def resume_command(out):

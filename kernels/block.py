@@ -92,8 +92,8 @@ def encode(accum, kappa, scale, shift, pool, bits):
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scale.astype(np.float32),
-                shift.astype(np.float32), height, width, channels, pool, shape[1], shape[2], np.float32((1 << bits) - 1), codes.reshape(-1),
-                route.reshape(-1))
+                shift.astype(np.float32), height, width, channels, pool, shape[1], shape[2], np.float32((1 << bits) - 1),
+                codes.reshape(-1), route.reshape(-1))
     return codes, route
 
 

@@ -33,7 +33,7 @@ def blocks_for(columns):
 
 
 @kernel
-def _gather_bits(codes, index, count, plane):
+def gather_bits(codes, index, count, plane):
     """Bit ``plane`` of ``codes[index : index + count]``, count <= 64, as one word."""
     if count == 64:
         return bits_of_64(codes, index, plane)
@@ -62,7 +62,7 @@ def _pack_channels(start, stop, codes, height, width, channels, groups, planes, 
                     target = (image * padded_width + x + left) * words
                     for word in range(words):
                         count = min(64, group_channels - 64 * word)
-                        out[target + word] = _gather_bits(codes, first + 64 * word, count, plane)
+                        out[target + word] = gather_bits(codes, first + 64 * word, count, plane)
 
 
 def pack_channels(codes, groups, padding):
@@ -119,7 +119,7 @@ def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, c
                     target = ((tile * planes + plane) * taps.size + t) * words * 16 + c
                     for word in range(words):
                         count = min(64, depth - 64 * word)
-                        out[target + 16 * word] = _gather_bits(codes, source + 64 * word, count, plane)
+                        out[target + 16 * word] = gather_bits(codes, source + 64 * word, count, plane)
                 total = np.int32(0)
                 for i in range(depth):
                     total += np.int32(at(codes, source + i))

@@ -36,7 +36,7 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.geometry import to_levels, top
+from bitnet.kernels.geometry import Operand, to_levels, top
 from bitnet.kernels.packing import COLUMNS, WORD, blocks_for, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.spatial import Layout, forward_plan, input_grad_plans, position_plan, steps
 from bitnet.kernels.vectors import (
@@ -150,6 +150,20 @@ def forward(x, w, conv):
     out = np.empty((len(x.values), *conv.output_size(*size), conv.out_channels), np.int32)
     weight, sums = pack_weight(w, conv, "inputs")
     _run_spatial(plan, x, pack_channels(x, conv.groups, conv.padding), w, weight, sums, out, conv.groups, conv.group_out)
+    return out
+
+
+def forward_packed(words, bits, weight, sums, conv, size):
+    """``forward`` of unsigned codes that ``pack_channels`` packed, with a weight that ``pack_weight`` packed.
+
+    Parameters
+    ----------
+    words, bits : packed inputs (N, groups, bits, padded H, padded W, word), and their planes; ``size`` : (H, W)
+    weight, sums : what ``pack_weight`` returned along the inputs
+    """
+    plan = forward_plan(conv, size, Layout(words_for(conv.group_in), COLUMNS, bits, weight.shape[2], False), border=False)
+    out = np.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32)
+    _run_spatial(plan, Operand(None, bits, "unsigned"), words, None, weight, sums, out, conv.groups, conv.group_out)
     return out
 
 

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from threadpoolctl import ThreadpoolController
 
 _queues = []
+_local = threading.local()
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 _grow = threading.Lock()
 _blas = _limit = None
@@ -41,6 +42,7 @@ def set_threads(count):
 def _work(tasks):
     while True:
         function, start, stop, args, done = tasks.get()
+        _local.inside = True
         try:
             function(start, stop, *args)
             done.put(None)
@@ -59,9 +61,9 @@ if hasattr(os, "register_at_fork"):
 def run(function, tiles, *args):
     """Call ``function(start, stop, *args)`` on consecutive ranges of ``range(tiles)``, one range per thread.
 
-    Not to be called by ``function`` itself: a worker would wait for work that only it could do.
+    Inside ``function`` a further call runs in the calling thread: all threads are busy there.
     """
-    parts = min(_threads, tiles)
+    parts = 1 if getattr(_local, "inside", False) else min(_threads, tiles)
     if parts <= 1:
         if tiles:
             function(0, tiles, *args)
@@ -75,9 +77,11 @@ def run(function, tiles, *args):
     for part in range(1, parts):
         _queues[part - 1].put((function, bounds[part], bounds[part + 1], args, done))
     error = None
+    _local.inside = True
     try:
         function(bounds[0], bounds[1], *args)
     finally:
+        _local.inside = False
         for _ in range(parts - 1):
             error = done.get() or error
     if error is not None:
