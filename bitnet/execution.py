@@ -171,4 +171,4 @@ def weight_grad(g, x, conv):
             "1x1 output, nothing to count: float product of the scaled levels" if on_pixels else "")
     if family == "float32":
         return dense.weight_grad(*_real_pair(g, x), conv)
-    return products.weight_grad(family, g, x, conv, _per_sample(g.scale * x.scale, g.shape[0])).astype(np.float32)
+    return products.weight_grad(family, g, x, conv, _per_sample(g.scale * x.scale, g.shape[0])).astype(np.float32, copy=False)

@@ -103,7 +103,7 @@ def weight_grad(family, g, x, conv, scale):
 
     Returns
     -------
-    grad : float64 array (kh, kw, C / groups, F), sum over samples of scale times integer product
+    grad : array (kh, kw, C / groups, F), sum over samples of scale times integer product: float64, of pixels float32
 
     Raises
     ------
@@ -132,4 +132,4 @@ def runs_on_pixels(conv, size):
 def weight_grad_of_pixels(g, x, conv, scale):
     """Weight gradient where the output is one pixel: one float32 matrix product over the samples, on scaled levels."""
     gradient = (to_levels(g, np.float64) * scale[:, None, None, None]).astype(np.float32)
-    return dense.weight_grad(gradient, to_levels(x, np.float32), conv).astype(np.float64)
+    return dense.weight_grad(gradient, to_levels(x, np.float32), conv)

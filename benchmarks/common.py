@@ -1,0 +1,318 @@
+"""What the three benchmarks share: options, timing, the table and the JSON file.
+
+A ``Contender`` is one implementation of one piece of work. Contenders of the same work take turns, a few calls each, so
+that whatever else slows the machine meanwhile slows them all; each turn begins with a call that is not counted. What is
+reported is the median of the counted calls.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numba
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from bitnet import execution
+from bitnet.kernels import threads
+
+BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
+PICTURES = (".png", ".svg", ".pdf")
+TURN = 0.02     # seconds of counted calls a turn, at most CALLS of them
+CALLS = 5
+LONG = 0.1      # seconds of a call that needs no second one to warm up
+PEER_PAUSE = 0.03  # threads of some peers go on spinning for a while after their work
+
+
+class UsageError(ValueError):
+    """Options that cannot be followed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad option in one sentence."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; --help shows all options\n")
+
+
+def parse_bits(text):
+    """(W, A, G) from "1,2,4"."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or not all(1 <= value <= 8 or value == 32 for value in values):
+        raise argparse.ArgumentTypeError(
+            f"expected three numbers W,A,G, each from 1 to 8 or 32 for float, such as 1,2,4; found {text!r}")
+    return tuple(values)
+
+
+def _threads(text):
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, found {text!r}")
+    return count
+
+
+def options(name, description, argv, bits=False):
+    """The command line of one benchmark, checked; the number of threads is set for our kernels and for BLAS."""
+    parser = Parser(prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them there (beside the JSON file)")
+    parser.add_argument("--threads", type=_threads, metavar="T", default=threads.get_threads(),
+                        help="of every implementation (all processors)")
+    parser.add_argument("--quick", action="store_true", help="a few cases in less than a minute, no torch.compile")
+    if bits:
+        parser.add_argument("--bits", type=parse_bits, metavar="W,A,G", default=(1, 2, 4),
+                            help="bits of weights, activations, gradients; 32: float (1,2,4)")
+    given = parser.parse_args(argv)
+    if given.picture is None and given.json:
+        given.picture = given.json.with_suffix(".png")
+    for path in filter(None, (given.json, given.picture)):
+        if not path.absolute().parent.is_dir() or path.is_dir():
+            parser.error(f"{path}: expected a file in a folder that exists")
+    if given.picture and given.picture.suffix not in PICTURES:
+        parser.error(f"{given.picture}: expected a picture named {', '.join(PICTURES)}")
+    if given.json == given.picture and given.json:
+        parser.error(f"{given.json}: expected another name for the picture")
+    threads.set_threads(given.threads)
+    threadpool_limits(given.threads)
+    return given
+
+
+def installed(package):
+    """Is a peer there?"""
+    return importlib.util.find_spec(package) is not None
+
+
+@dataclass
+class Contender:
+    """One implementation of one piece of work.
+
+    case, path, bits, impl : see the JSON file; bits is "W,A,G", "-" where a number does not matter
+    variants : name -> function that does the work once; the quickest is kept. A function that returns a number has a
+        clock of its own, in seconds
+    amount, unit : what one call does, in multiply-accumulates ("gmacs") or images ("images_per_second")
+    macs : multiply-accumulates of one call
+    binary_macs : one-bit multiply-accumulates that popcount executes in one call
+    bytes : operands and result of the products, as they come and go; 0 where that is not known
+    note : which variant it is, and what else there is to know
+    peer : not of this project
+    """
+
+    case: str
+    path: str
+    bits: str
+    impl: str
+    variants: dict
+    amount: float
+    unit: str
+    macs: float
+    binary_macs: float = 0
+    bytes: float = 0
+    note: str = ""
+    peer: bool = False
+    extra: dict = field(default_factory=dict)
+    seconds: list = field(default_factory=list)
+
+    def settle(self):
+        """Warm all variants up and keep the quickest; False where none of them works."""
+        best = {}
+        for name, function in self.variants.items():
+            try:
+                function()
+                best[name] = _timed(function)
+                if best[name] < LONG:
+                    best[name] = min([best[name], *(_timed(function) for _ in range(3 if len(self.variants) > 1 else 0))])
+            except Exception as error:  # a peer may lack what another version of it has
+                print(f"{self.case}, {self.path}, {self.impl} {name}: {_first_line(error)}", file=sys.stderr)
+                if not self.peer:
+                    raise
+        if not best:
+            return False
+        chosen = min(best, key=best.get)
+        self.call, self.expected = self.variants[chosen], best[chosen]
+        self.inner = int(min(CALLS, max(1, TURN // self.expected)))
+        if chosen and len(self.variants) > 1:
+            chosen = f"{chosen} (best of {len(best)})"
+        self.note = "; ".join(filter(None, (chosen, self.note)))
+        self.variants = None  # frees the others
+        return True
+
+    def turn(self):
+        """One turn: a call to wake everything up, then counted ones."""
+        if self.expected < LONG:
+            self.call()
+        self.seconds += [_timed(self.call) for _ in range(self.inner)]
+        if self.peer:
+            time.sleep(PEER_PAUSE)
+
+    def row(self, peak):
+        """The row of the JSON file."""
+        seconds = statistics.median(self.seconds)
+        rate = self.amount / seconds
+        row = {"case": self.case, "path": self.path, "bits": self.bits, "impl": self.impl, "ms": round(seconds * 1e3, 5),
+               self.unit: round(rate / 1e9 if self.unit == "gmacs" else rate, 3), "share_of_peak": None}
+        if self.binary_macs:
+            row["share_of_peak"] = round(self.binary_macs / seconds / 1e9 / peak["popcount_gmacs"], 4)
+        low, high = np.percentile(self.seconds, (25, 75))
+        row |= {"ms_quartiles": [round(low * 1e3, 5), round(high * 1e3, 5)], "calls": len(self.seconds), "note": self.note}
+        if self.bytes:
+            executed = self.binary_macs or self.macs
+            row |= {"executed_gmacs": round(executed / seconds / 1e9, 3), "macs_per_byte": round(executed / self.bytes, 3)}
+        return row | self.extra
+
+
+def _timed(function):
+    started = time.perf_counter()
+    own = function()
+    spent = time.perf_counter() - started
+    return own if isinstance(own, float) else spent
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def measure(contenders, peak, turns):
+    """Rows of contenders for the same work, which take ``turns`` turns each."""
+    contenders = [contender for contender in contenders if contender.settle()]
+    for _ in range(turns):
+        for contender in contenders:
+            contender.turn()
+    return [contender.row(peak) for contender in contenders]
+
+
+def bits_text(w, a, g):
+    """ "W,A,G" with "-" for None."""
+    return ",".join("-" if value is None else str(value) for value in (w, a, g))
+
+
+def executed(records):
+    """Of execution.log's records: one-bit multiply-accumulates by popcount, and bytes of operands and results."""
+    binary = moved = 0
+    for record in records:
+        popcount = record.family == "popcount" and not record.note
+        binary += record.macs * record.bits[0] * record.bits[1] if popcount else 0
+        images, results = np.prod(record.input_shape), np.prod(record.output_shape)
+        weights = record.macs // (results // record.output_shape[-1])
+        sizes = {"forward": (images, weights, results), "input_grad": (results, weights, images),
+                 "weight_grad": (results, images, weights)}[record.path]
+        width = [1 if bits <= 8 else 4 for bits in record.bits] + [4]
+        moved += sum(size * bytes_ for size, bytes_ in zip(sizes, width, strict=True))
+    return int(binary), int(moved)
+
+
+def machine(given):
+    """Processor, threads and versions."""
+    versions = {}
+    for package in ("numba", "numpy", "torch", "openvino"):
+        if installed(package):
+            versions[package] = importlib.metadata.version(package)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"processor": _processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(),
+            "target": numba.config.CPU_NAME or "host", "families": list(execution.FAMILIES), "load_before": load,
+            "disturbed": load is not None and load > BUSY,
+            "python": platform.python_version(), **versions}
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def print_machine(about, given):
+    """What was measured on."""
+    versions = ", ".join(f"{name} {about[name]}" for name in ("python", "numba", "numpy", "torch", "openvino") if name in about)
+    count = given.threads
+    print(f"{about['processor']}, {count} of {about['cores']} processors ({count} thread{'s' * (count > 1)} for each "
+          f"implementation); {versions}")
+    missing = [name for name, package in (("PyTorch", "torch"), ("OpenVINO", "openvino")) if not installed(package)]
+    if missing:
+        print(f"not installed, so not compared with: {', '.join(missing)}")
+    if about["disturbed"]:
+        print(DISTURBED.format(about["load_before"]))
+
+
+def reference(rows):
+    """The row that others are compared with: PyTorch float32, else our own float path."""
+    for impl, bits in (("torch", None), ("float", "32,32,32")):
+        for row in rows:
+            if row["impl"] == impl and bits in (None, row["bits"]):
+                return row
+    return None
+
+
+DISTURBED = ("DISTURBED: {:.1f} processors were busy before this began. Who waits by spinning suffers most from that; neither "
+             "times nor\nspeed-ups of such a run tell which implementation is the faster one.")
+
+
+class Table:
+    """Prints rows as they come, those of one case and path together, quickest first."""
+
+    head = ("case", "path", "bits", "impl", "ms", "rate", "share", "speed-up", "")
+    layout = "{:<20} {:<11} {:<8} {:<16} {:>9} {:>14} {:>7} {:>9}  {}"
+
+    def __init__(self):
+        print(self.layout.format(*self.head).rstrip())
+        print("-" * 112)
+
+    def add(self, rows):
+        base = reference(rows)
+        for row in sorted(rows, key=lambda row: row["ms"]):
+            rate = f"{row['gmacs']:.1f} GMAC/s" if "gmacs" in row else f"{row['images_per_second']:.0f} images/s"
+            share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
+            speed = "" if base is None else f"{base['ms'] / row['ms']:.2f}x"
+            print(self.layout.format(row["case"], row["path"], row["bits"], row["impl"], f"{row['ms']:.3f}", rate, share, speed,
+                                     row["note"]).rstrip())
+        print(flush=True)
+
+
+LEGEND = ("rate: nominal multiply-accumulates. share: of the popcount limit above, a multiply-accumulate counted once for each "
+          "pair of bit planes.\nspeed-up: over PyTorch float32 where it is installed, else over our own float path "
+          "(32,32,32). float in other bits: matrix products on integer levels.")
+
+
+def finish(given, result, draw):
+    """Write the JSON file and the picture."""
+    if result["machine"]["disturbed"]:
+        print(DISTURBED.format(result["machine"]["load_before"]))
+    try:
+        if given.json:
+            given.json.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"wrote {given.json}")
+        if given.picture:
+            draw(given.picture, result)
+            print(f"wrote {given.picture}")
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from None
+
+
+def run(name, main, argv=None):
+    """Exit status of a benchmark: 2 and one sentence where it cannot do what it is asked to."""
+    try:
+        main(argv)
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,246 @@
+"""Single layers: bit, float and, where installed, PyTorch and OpenVINO.
+
+    python benchmarks/conv.py
+    python benchmarks/conv.py --json runs/conv.json --threads 1
+
+forward, input_grad and weight_grad are the three products: of ours from codes to integers (the weight gradient: to scaled
+sums), packing included; of PyTorch from floats to floats; of OpenVINO the time of the convolution node by its own profiler,
+without quantizing and reordering. layer is the forward pass as a user meets it: float in, quantize, pack, convolve, float
+out, with weights that are quantized already. Layers are those of DoReFa-Net's SVHN models A and C, AlexNet and ResNet-18.
+"""
+
+import sys
+from typing import NamedTuple
+
+import common
+import numpy as np
+import peak as limits
+import pictures
+
+from bitnet import Codes, execution, use_kernels
+from bitnet.functional import same_padding
+from bitnet.kernels import products
+from bitnet.kernels.geometry import Conv
+from bitnet.quantizers import DoReFaActivation
+
+PAIRS = ((1, 1), (1, 2), (1, 4), (2, 2))
+GRADIENTS = (2, 4, 6, 8)
+
+
+class Layer(NamedTuple):
+    """A layer and the images that it is given."""
+
+    name: str
+    batch: int
+    size: int
+    conv: Conv
+
+
+def _layer(name, batch, size, channels, filters, kernel, stride=1, padding="same", groups=1):
+    sides = same_padding(size, kernel, stride) if padding == "same" else (padding, padding)
+    conv = Conv(channels, filters, (kernel, kernel), (stride, stride), (sides, sides), groups).check()
+    return Layer(name, batch, size, conv)
+
+
+def svhn(model, width):
+    """The six inner layers of an SVHN model."""
+    channels = [int(c * width) for c in (48, 64, 64, 128, 128, 128, 512)]
+    sizes = ((18, 3, "same"), (18, 3, "same"), (9, 3, 0), (7, 3, "same"), (7, 3, 0), (5, 5, 0))
+    return [_layer(f"SVHN-{model} conv{i + 1}", 128, size, channels[i], channels[i + 1], kernel, padding=padding)
+            for i, (size, kernel, padding) in enumerate(sizes)]
+
+
+ALEXNET = [
+    _layer("AlexNet conv1", 8, 54, 96, 256, 5, groups=2),
+    _layer("AlexNet conv2", 8, 27, 256, 384, 3),
+    _layer("AlexNet conv3", 8, 14, 384, 384, 3, groups=2),
+    _layer("AlexNet conv4", 8, 14, 384, 256, 3, groups=2),
+    _layer("AlexNet fc0", 8, 6, 256, 4096, 6, padding=0),
+    _layer("AlexNet fc1", 8, 1, 4096, 4096, 1, padding=0),
+]
+RESNET18 = [
+    _layer("ResNet-18 conv2_x", 8, 56, 64, 64, 3),
+    _layer("ResNet-18 conv3_1", 8, 56, 64, 128, 3, 2, padding=1),
+    _layer("ResNet-18 conv3_x", 8, 28, 128, 128, 3),
+    _layer("ResNet-18 conv4_1", 8, 28, 128, 256, 3, 2, padding=1),
+    _layer("ResNet-18 conv4_x", 8, 14, 256, 256, 3),
+    _layer("ResNet-18 conv5_1", 8, 14, 256, 512, 3, 2, padding=1),
+    _layer("ResNet-18 conv5_x", 8, 7, 512, 512, 3),
+    _layer("ResNet-18 short3", 8, 56, 64, 128, 1, 2, padding=0),
+]
+LAYERS = [*svhn("A", 1), *svhn("C", 0.25), *ALEXNET, *RESNET18]
+QUICK_LAYERS = [layer for layer in LAYERS if layer.name in ("SVHN-A conv4", "SVHN-C conv2")]
+
+
+class Work:
+    """One layer with its operands, and the contenders for its four pieces of work."""
+
+    def __init__(self, layer, given):
+        self.layer, self.conv, self.given = layer, layer.conv, given
+        rng = np.random.default_rng(0)
+        self.x_shape = (layer.batch, layer.size, layer.size, layer.conv.in_channels)
+        self.g_shape = (layer.batch, *layer.conv.output_size(layer.size, layer.size), layer.conv.out_channels)
+        self.x = rng.random(self.x_shape, np.float32)
+        self.w = rng.standard_normal(layer.conv.weight_shape).astype(np.float32)
+        self.g = rng.standard_normal(self.g_shape).astype(np.float32)
+        self.random = rng.integers(0, 256, max(self.x.size, self.w.size, self.g.size), np.uint8)
+        self.macs = layer.conv.macs(layer.batch, layer.size, layer.size)
+        self.floats = None
+        self.case = f"{layer.name}, {layer.batch}"
+
+    def _codes(self, shape, bits, encoding, scale=1.0):
+        """A function that makes new codes: nothing that is packed once and kept may escape the clock."""
+        values = np.ascontiguousarray(self.random[:np.prod(shape)].reshape(shape) >> (8 - bits))
+        return lambda: Codes(values, bits, encoding, scale)
+
+    def operands(self, path, w_bits, a_bits, g_bits):
+        """The two codes of a product, as functions."""
+        x = a_bits and self._codes(self.x_shape, a_bits, "unsigned", 1 / ((1 << a_bits) - 1))
+        w = w_bits and self._codes(self.conv.weight_shape, w_bits, "bipolar")
+        g = g_bits and self._codes(self.g_shape, g_bits, "bipolar", np.full(len(self.g), 0.01))
+        return {"forward": (x, w), "input_grad": (g, w), "weight_grad": (g, x)}[path]
+
+    def call(self, path, lhs, rhs, family):
+        """A product by the kernels of one family."""
+        size, scale = self.x_shape[1:3], np.full(len(self.x), 0.01)
+        if path == "forward":
+            return lambda: products.forward(family, lhs(), rhs(), self.conv)
+        if path == "input_grad":
+            return lambda: products.input_grad(family, lhs(), rhs(), self.conv, size)
+        return lambda: products.weight_grad(family, lhs(), rhs(), self.conv, scale)
+
+    def logged(self, path, lhs, rhs):
+        """Which family a product runs on under the kernels in force, and what that moves."""
+        run = {"forward": lambda: execution.forward(lhs, rhs, self.conv),
+               "input_grad": lambda: execution.input_grad(lhs, rhs, self.conv, self.x_shape[1:3]),
+               "weight_grad": lambda: execution.weight_grad(lhs, rhs, self.conv)}[path]
+        with execution.log() as records:
+            run()
+        return common.executed(records), records[0]
+
+    def contender(self, path, bits, impl, variants, **more):
+        if bits == "32,32,32":
+            more["bytes"] = 4 * (self.x.size + self.w.size + self.g.size)
+        return common.Contender(self.case, path, bits, impl, variants, self.macs, "gmacs", self.macs, **more)
+
+    def of_ours(self, path, bits):
+        """All families and the automatic choice for one product; bits as (W, A, G), None where a number plays no part."""
+        found = []
+        lhs, rhs = self.operands(path, *bits)
+        for name in (*execution.FAMILIES, "auto"):
+            with use_kernels(name):
+                (binary, moved), record = self.logged(path, lhs(), rhs())
+            if record.note and name != "auto":
+                continue  # not a product of codes: the same whatever the family
+            note = record.note or f"takes {record.family}"
+            found.append(self.contender(
+                path, common.bits_text(*bits), name, {"": self.call(path, lhs, rhs, record.family)},
+                binary_macs=binary if name == "popcount" else 0, bytes=moved, note=note if name == "auto" else ""))
+        return found
+
+    def of_floats(self, path):
+        """Our own float path."""
+        lhs, rhs = {"forward": (self.x, self.w), "layer": (self.x, self.w), "input_grad": (self.g, self.w),
+                    "weight_grad": (self.g, self.x)}[path]
+        size = self.x_shape[1:3]
+
+        def call():
+            if path in ("forward", "layer"):
+                execution.forward(lhs, rhs, self.conv)
+            elif path == "input_grad":
+                execution.input_grad(lhs, rhs, self.conv, size)
+            else:
+                execution.weight_grad(lhs, rhs, self.conv)
+
+        return self.contender(path, "32,32,32", "float", {"": call})
+
+    def layers_of_ours(self, w_bits, a_bits):
+        """The whole layer on codes, by all families."""
+        quantizer, weight, found = DoReFaActivation(a_bits), self.operands("forward", w_bits, a_bits, None)[1](), []
+        for name in (*execution.FAMILIES, "auto"):
+            def call(name=name):
+                with use_kernels(name):
+                    execution.forward(quantizer.encode(self.x), weight, self.conv)
+
+            with use_kernels(name):
+                (binary, _), record = self.logged("forward", quantizer.encode(self.x), weight)
+            found.append(self.contender("layer", common.bits_text(w_bits, a_bits, None), name, {"": call},
+                                        binary_macs=binary if name == "popcount" else 0,
+                                        note=f"takes {record.family}" if name == "auto" else ""))
+        return found
+
+    def of_torch(self, path):
+        """PyTorch float32 and, for the layer, the simulation."""
+        import torch_peer
+
+        compile = not self.given.quick
+        if path in ("input_grad", "weight_grad"):
+            return [self.contender(path, "32,32,32", "torch", torch_peer.gradient(self.x, self.w, self.g, self.conv, path),
+                                   peer=True)]
+        if self.floats is None:  # forward and layer are the same to a float
+            self.floats = torch_peer.forward(self.x, self.w, self.conv, None, compile)
+        found = [self.contender(path, "32,32,32", "torch", self.floats, peer=True)]
+        if path == "layer":
+            found.append(self.contender(path, "1,2,-", "torch_fake_quant",
+                                        torch_peer.forward(self.x, self.w, self.conv, 2, compile), peer=True))
+        return found
+
+    def of_openvino(self, path):
+        """OpenVINO's three ways."""
+        import openvino_peer
+
+        found = []
+        if path in ("input_grad", "weight_grad"):
+            return found
+        for kind, bits in (("openvino", "32,32,32"), ("openvino_int8", "8,8,-"), ("openvino_binary", "1,1,-")):
+            if kind == "openvino_binary" and self.conv.groups != 1:
+                continue
+            make = openvino_peer.layer if path == "layer" else openvino_peer.product
+            note = "node's own time" if path == "forward" else ""
+            found.append(self.contender(path, bits, kind, make(self.x, self.w, self.conv, kind, self.given.threads), note=note,
+                                        peer=True))
+        return found
+
+    def contenders(self, path):
+        """Everything that does this piece of work."""
+        pairs, gradients = (((1, 2),), (4,)) if self.given.quick else (PAIRS, GRADIENTS)
+        if path == "layer":
+            found = [contender for pair in pairs for contender in self.layers_of_ours(*pair)]
+        elif path == "forward":
+            found = [contender for w, a in pairs for contender in self.of_ours(path, (w, a, None))]
+        elif path == "input_grad":
+            found = [contender for w in sorted({w for w, _ in pairs}) for g in gradients
+                     for contender in self.of_ours(path, (w, None, g))]
+        else:
+            found = [contender for a in sorted({a for _, a in pairs}) for g in gradients
+                     for contender in self.of_ours(path, (None, a, g))]
+        found.append(self.of_floats(path))
+        if common.installed("torch"):
+            found += self.of_torch(path)
+        if common.installed("openvino"):
+            found += self.of_openvino(path)
+        return found
+
+
+def main(argv=None):
+    given = common.options("conv.py", __doc__, argv)
+    about = common.machine(given)
+    common.print_machine(about, given)
+    if common.installed("torch"):
+        import torch_peer
+
+        torch_peer.set_threads(given.threads)
+    peak = limits.measure(given.quick)
+    print(limits.describe(peak, given.threads), common.LEGEND, "", sep="\n")
+    table, rows = common.Table(), []
+    for layer in QUICK_LAYERS if given.quick else LAYERS:
+        work = Work(layer, given)
+        for path in ("forward", "input_grad", "weight_grad", "layer"):
+            found = common.measure(work.contenders(path), peak, 3 if given.quick else 5)
+            table.add(found)
+            rows += found
+    common.finish(given, {"machine": about, "peak": peak, "rows": rows}, pictures.draw_layers)
+
+
+if __name__ == "__main__":
+    sys.exit(common.run("conv.py", main))

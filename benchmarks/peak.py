@@ -1,0 +1,256 @@
+"""What this machine could do at best: loops that touch registers alone, the clock, and the memory.
+
+    popcount    T_i += popcount(T_i ^ y)     6 or 12 vectors of 512 bits, independent of each other
+    float       x_i = x_i * a + b            16 single-precision floats a vector, 6 or 12 vectors
+    clock       a += b; b += a               each addition waits for the one before: one a cycle
+
+A share of 100 % of these limits cannot be reached by a kernel that also loads its operands.
+"""
+
+import time
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, models, register_model
+
+from bitnet.kernels import threads
+from bitnet.kernels.compile import kernel
+from bitnet.kernels.vectors import LANES, add, broadcast, load, xor_popcount
+
+FLOATS = 16
+CHAIN = 64             # additions of one round of the clock's loop
+_VECTOR = ir.VectorType(ir.FloatType(), FLOATS)
+
+
+class Floats16(types.Type):
+    """The Numba type of sixteen floats in a vector register."""
+
+    def __init__(self):
+        super().__init__(name="Floats16")
+
+
+floats16 = Floats16()
+
+
+@register_model(Floats16)
+class _Floats16Model(models.PrimitiveModel):
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _VECTOR)
+
+
+@intrinsic
+def fill(typing, value):
+    """Sixteen times a float32."""
+
+    def generate(context, builder, signature, args):
+        vector = ir.Constant(_VECTOR, ir.Undefined)
+        for lane in range(FLOATS):
+            vector = builder.insert_element(vector, args[0], ir.Constant(ir.IntType(32), lane))
+        return vector
+
+    return floats16(types.float32), generate
+
+
+@intrinsic
+def multiply_add(typing, x, a, b):
+    """Lane-wise x * a + b in one rounding, where the machine can."""
+
+    def generate(context, builder, signature, args):
+        operation = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, operation, "llvm.fmuladd.v16f32"), args)
+
+    return floats16(x, a, b), generate
+
+
+@intrinsic
+def lowest(typing, x):
+    """The first of the sixteen floats."""
+
+    def generate(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(x), generate
+
+
+@intrinsic
+def lowest_word(typing, x):
+    """The first of eight words."""
+
+    def generate(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+
+    return types.uint64(x), generate
+
+
+@kernel
+def _popcount_loop_6(start, stop, rounds, words, out):
+    """6 x 4 steps of XOR, popcount and addition a round: for machines with 16 registers."""
+    for tile in range(start, stop):
+        a, b, c = load(words, 0), load(words, 8), load(words, 16)
+        d, e, f = load(words, 24), load(words, 32), load(words, 40)
+        y = broadcast(words, 3)
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = add(a, xor_popcount(a, y)), add(b, xor_popcount(b, y)), add(c, xor_popcount(c, y))
+                d, e, f = add(d, xor_popcount(d, y)), add(e, xor_popcount(e, y)), add(f, xor_popcount(f, y))
+        out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
+
+
+@kernel
+def _popcount_loop_12(start, stop, rounds, words, out):
+    """12 x 4 steps a round: more than hide the latency, so that the ports never wait."""
+    for tile in range(start, stop):
+        a, b, c = load(words, 0), load(words, 8), load(words, 16)
+        d, e, f = load(words, 24), load(words, 32), load(words, 40)
+        g, h, i = load(words, 48), load(words, 56), load(words, 1)
+        j, k, l = load(words, 9), load(words, 17), load(words, 25)
+        y = broadcast(words, 3)
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = add(a, xor_popcount(a, y)), add(b, xor_popcount(b, y)), add(c, xor_popcount(c, y))
+                d, e, f = add(d, xor_popcount(d, y)), add(e, xor_popcount(e, y)), add(f, xor_popcount(f, y))
+                g, h, i = add(g, xor_popcount(g, y)), add(h, xor_popcount(h, y)), add(i, xor_popcount(i, y))
+                j, k, l = add(j, xor_popcount(j, y)), add(k, xor_popcount(k, y)), add(l, xor_popcount(l, y))
+        out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
+
+
+@kernel
+def _float_loop_6(start, stop, rounds, floats, out):
+    """6 x 4 multiply-adds a round: as many as stay in the registers of a machine with 16 of 256 bits."""
+    for tile in range(start, stop):
+        x, y = fill(floats[0]), fill(floats[1])
+        a, b, c, d, e, f = fill(floats[2]), fill(floats[3]), fill(floats[4]), fill(floats[5]), fill(floats[6]), fill(floats[7])
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = multiply_add(a, x, y), multiply_add(b, x, y), multiply_add(c, x, y)
+                d, e, f = multiply_add(d, x, y), multiply_add(e, x, y), multiply_add(f, x, y)
+        out[tile] = lowest(a) + lowest(b) + lowest(c) + lowest(d) + lowest(e) + lowest(f)
+
+
+@kernel
+def _float_loop_12(start, stop, rounds, floats, out):
+    """12 x 4 multiply-adds a round: as many as hide the latency of two units of 512 bits."""
+    for tile in range(start, stop):
+        x, y = fill(floats[0]), fill(floats[1])
+        a, b, c, d, e, f = fill(floats[2]), fill(floats[3]), fill(floats[4]), fill(floats[5]), fill(floats[6]), fill(floats[7])
+        g, h, i, j = fill(floats[8]), fill(floats[9]), fill(floats[10]), fill(floats[11])
+        k, l = fill(floats[12]), fill(floats[13])
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = multiply_add(a, x, y), multiply_add(b, x, y), multiply_add(c, x, y)
+                d, e, f = multiply_add(d, x, y), multiply_add(e, x, y), multiply_add(f, x, y)
+                g, h, i = multiply_add(g, x, y), multiply_add(h, x, y), multiply_add(i, x, y)
+                j, k, l = multiply_add(j, x, y), multiply_add(k, x, y), multiply_add(l, x, y)
+        out[tile] = (lowest(a) + lowest(b) + lowest(c) + lowest(d) + lowest(e) + lowest(f) + lowest(g) + lowest(h) + lowest(i)
+                     + lowest(j) + lowest(k) + lowest(l))
+
+
+@kernel
+def _clock_loop(start, stop, rounds, words, out):
+    """64 additions a round, each waiting for the one before."""
+    for tile in range(start, stop):
+        a, b = words[tile], words[tile + 1]
+        for _ in range(rounds):
+            for _ in range(32):
+                a += b
+                b += a
+        out[tile] = a + b
+
+
+@kernel
+def _copy(start, stop, source, target):
+    part = source.size // target.shape[0]
+    for tile in range(start, stop):
+        for i in range(part):
+            target[tile, i] = source[tile * part + i]
+
+
+def _seconds(function, rounds, data, out):
+    """Time of the slowest thread, without the time that it takes to wake it."""
+    spent = np.zeros(len(out))
+
+    def work(start, stop):
+        for tile in range(start, stop):
+            started = time.perf_counter()
+            function(tile, tile + 1, rounds, data, out)
+            spent[tile] = time.perf_counter() - started
+
+    threads.run(work, len(out))
+    return spent.max()
+
+
+def _bandwidth(repeats):
+    """10^9 bytes a second, read plus written, of copying what no cache of this machine's core holds."""
+    tiles = threads.get_threads()
+    source = np.ones(tiles << 23, np.uint64)
+    target = np.zeros((tiles, 1 << 23), np.uint64)
+    best = np.inf
+    for _ in range(repeats):
+        started = time.perf_counter()
+        threads.run(_copy, tiles, source, target)
+        best = min(best, time.perf_counter() - started)
+    return 2 * source.nbytes / best / 1e9
+
+
+def vectors_of_512_bits():
+    """Does Numba compile for a machine with 512-bit popcounts? For such a one the limit of a cycle is known."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return "+avx512vpopcntdq" in features
+
+
+def measure(quick=False):
+    """The limits of this machine on ``threads.get_threads()`` threads, each loop's best of several short runs.
+
+    Returns
+    -------
+    peak : dict
+        popcount_gmacs, float_gmacs : 10^9 multiply-accumulates a second, of one bit and in float32
+        clock_ghz : additions of the chain a second and thread
+        popcount_macs_per_cycle, float_macs_per_cycle : of one thread
+        popcount_share_of_clock : popcount_gmacs over what the clock allows, None where that is not known: with VPOPCNTQ,
+            XOR, popcount and addition are 3 operations on 2 ports, 341 a cycle
+        float_share_of_clock : float_gmacs over the whole number of vectors a cycle that is nearest above
+        bandwidth_gbs : 10^9 bytes a second of a copy, read plus written
+    """
+    count = threads.get_threads()
+    words = np.random.default_rng(0).integers(0, 1 << 63, 64 + count + 1, np.uint64)
+    floats = np.full(14, 0.5, np.float32)
+    out, float_out = np.zeros(count, np.uint64), np.zeros(count, np.float32)
+    # function, its data, what one round does
+    loops = {"clock": (_clock_loop, words, out, CHAIN),
+             "popcount_6": (_popcount_loop_6, words, out, 24 * 64 * LANES),
+             "popcount_12": (_popcount_loop_12, words, out, 48 * 64 * LANES),
+             "float_6": (_float_loop_6, floats, float_out, 24 * FLOATS),
+             "float_12": (_float_loop_12, floats, float_out, 48 * FLOATS)}
+    rounds, best = {}, dict.fromkeys(loops, np.inf)
+    for name, (function, data, result, _) in loops.items():  # compile, then find how many rounds take about 4 ms
+        _seconds(function, 1, data, result)
+        rounds[name] = max(1000, int(4e-3 * 20000 / _seconds(function, 20000, data, result)))
+    for _ in range(60 if quick else 300):
+        for name, (function, data, result, _) in loops.items():
+            best[name] = min(best[name], _seconds(function, rounds[name], data, result))
+    rate = {name: loops[name][3] * rounds[name] / best[name] / 1e9 for name in loops}  # of one thread
+    clock, popcount = rate["clock"], max(rate["popcount_6"], rate["popcount_12"])
+    single = max(rate["float_6"], rate["float_12"])
+    vectors = single / clock / FLOATS
+    units = max(1, int(np.ceil(vectors - 0.05))) if vectors > 0.6 else 0.5  # half a vector: 256-bit units
+    return {
+        "popcount_gmacs": round(popcount * count, 2), "float_gmacs": round(single * count, 2), "clock_ghz": round(clock, 4),
+        "popcount_macs_per_cycle": round(popcount / clock, 1), "float_macs_per_cycle": round(single / clock, 2),
+        "popcount_share_of_clock": round(popcount / clock / (1024 / 3), 4) if vectors_of_512_bits() else None,
+        "float_share_of_clock": round(vectors / units, 4), "bandwidth_gbs": round(_bandwidth(3 if quick else 8), 2),
+    }
+
+
+def describe(peak, count):
+    """One paragraph about ``measure``'s result."""
+    share = peak["popcount_share_of_clock"]
+    allowed = f", {share:.1%} of what the clock allows" if share else ""
+    allowed += "; other programs disturbed this" if (share or 0) > 1.02 else ""
+    return (f"limit of {count} thread{'s' * (count > 1)}: popcount {peak['popcount_gmacs']:.0f} GMAC/s "
+            f"({peak['popcount_macs_per_cycle']:.0f} a cycle{allowed}), float32 {peak['float_gmacs']:.1f} GMAC/s "
+            f"({peak['float_macs_per_cycle']:.1f} a cycle, {peak['float_share_of_clock']:.1%}), clock "
+            f"{peak['clock_ghz']:.2f} GHz, memory {peak['bandwidth_gbs']:.1f} GB/s")

@@ -1,0 +1,128 @@
+"""Training steps of DoReFa-Net's SVHN models A and C, batch 128: bit, float and, where installed, PyTorch.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --bits 1,1,4 --json runs/train_step.json
+
+A step is forward, softmax cross entropy, backward and Adam. PyTorch runs the same network from the same initial weights, in
+float32 and simulating the same bits (fake quantization). Peak memory is that of three steps, in a process of its own, above
+the same process before its first batch, with everything compiled and warm.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+import numpy as np
+import peak as limits
+import pictures
+
+from bitnet import execution, functional, models, optimizers, use_kernels
+
+BATCH = 128
+FLOAT = (32, 32, 32)
+
+
+def batches(count, batch):
+    """Random images and labels."""
+    rng = np.random.default_rng(0)
+    return [(rng.integers(0, 256, (batch, 40, 40, 3)).astype(np.float32) / np.float32(256), rng.integers(0, 10, batch))
+            for _ in range(count)]
+
+
+def trainer(name, bits, family, data):
+    """A function that does one training step on the next of ``data``."""
+    model = models.svhn(name, bits).train()
+    optimizer = optimizers.Adam(model.parameters(), lr=1e-4, eps=1e-5)
+    steps = 0
+
+    def step():
+        nonlocal steps
+        images, labels = data[steps % len(data)]
+        steps += 1
+        with use_kernels(family):
+            optimizer.zero_grad()
+            functional.softmax_cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+    return step
+
+
+def families(bits):
+    """The kernels to compare: where an operand is a real number there is no choice."""
+    return ("auto",) if 32 in bits else (*execution.FAMILIES, "auto")
+
+
+def families_taken(records):
+    """What the automatic choice took, as "forward popcount, input_grad byte_dot"."""
+    taken = {}
+    for record in records:
+        if record.family != "float32" and not record.note:
+            taken.setdefault(record.path, set()).add(record.family)
+    return ", ".join(f"{path} {' and '.join(sorted(found))}" for path, found in taken.items())
+
+
+def contenders(name, given, data):
+    """All implementations of one step."""
+    found, case = [], f"SVHN-{name}, {BATCH}"
+
+    def add(impl, bits, variants, **more):
+        bits = common.bits_text(*bits)
+        found.append(common.Contender(case, "train", bits, impl, variants, BATCH, "images_per_second", **more))
+
+    pairs = [] if given.bits == FLOAT else [(family, given.bits) for family in families(given.bits)]
+    for family, bits in [*pairs, ("float", FLOAT)]:
+        step = trainer(name, bits, family, data)
+        with execution.log() as records:
+            step()
+        macs, (binary, moved) = sum(record.macs for record in records), common.executed(records)
+        add(family, bits, {"": step}, macs=macs, binary_macs=binary if family == "popcount" else 0, bytes=moved,
+            note=families_taken(records) if family == "auto" else "")
+    if common.installed("torch"):
+        import torch_peer
+
+        model, compile = models.svhn(name, FLOAT), not given.quick
+        add("torch", FLOAT, torch_peer.training(model, FLOAT, data, compile), macs=macs, bytes=moved, peer=True)
+        if given.bits != FLOAT:
+            add("torch_fake_quant", given.bits, torch_peer.training(model, given.bits, data, compile), macs=macs, peer=True)
+    return found
+
+
+def peak_memory(name, rows, given):
+    """Add ``peak_memory_mib`` to the rows of our automatic choice, our float path and PyTorch."""
+    wanted = ("auto", "torch") if given.quick else ("auto", "float", "torch", "torch_fake_quant")
+    for row in rows:
+        if row["impl"] not in wanted or (row["impl"] == "float" and row["bits"] != "32,32,32"):
+            continue
+        command = [sys.executable, str(Path(__file__).with_name("memory.py")), row["impl"], name, row["bits"], str(BATCH),
+                   str(given.threads)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            print(f"memory of {row['impl']}: {result.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            continue
+        row["peak_memory_mib"] = float(result.stdout)
+        print(f"{row['case']}, {row['bits']}, {row['impl']}: {row['peak_memory_mib']:.1f} MiB at the peak of a step")
+    print(flush=True)
+
+
+def main(argv=None):
+    given = common.options("train_step.py", __doc__, argv, bits=True)
+    about = common.machine(given)
+    common.print_machine(about, given)
+    if common.installed("torch"):
+        import torch_peer
+
+        torch_peer.set_threads(given.threads)
+    peak = limits.measure(given.quick)
+    print(limits.describe(peak, given.threads), common.LEGEND, "", sep="\n")
+    table, rows, data = common.Table(), [], batches(4, BATCH)
+    for name in ("C",) if given.quick else ("A", "C"):
+        found = common.measure(contenders(name, given, data), peak, 3 if given.quick else 9)
+        table.add(found)
+        peak_memory(name, found, given)
+        rows += found
+    common.finish(given, {"machine": about, "peak": peak, "rows": rows}, pictures.draw_networks)
+
+
+if __name__ == "__main__":
+    sys.exit(common.run("train_step.py", main))
