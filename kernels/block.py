@@ -49,29 +49,35 @@ def sums(accum, kappa):
 
 @kernel
 def _encode(start, stop, accum, kappa, scale, shift, height, width, channels, pool, out_height, out_width, top, codes, route):
-    best = np.empty(channels, np.float32)
-    source_tap = np.empty(channels, np.uint8)
+    length = width * channels
+    z = np.empty(pool * length, np.float32)
+    best, place = np.empty(channels, np.float32), np.empty(channels, np.uint8)
     zero, one = np.float32(0), np.float32(1)
     for row in range(start, stop):  # a row of results
         sample, oy = row // out_height, row % out_height
+        for dy in range(pool):
+            source = (sample * height + oy * pool + dy) * length
+            for i in range(length):
+                put(z, dy * length + i, _real(accum, source + i, kappa) * at(scale, i) + at(shift, i))
+        target = row * out_width * channels
+        if pool == 1:
+            for i in range(length):
+                value = at(z, i)
+                put(route, target + i, np.uint8((value >= zero) & (value <= one)))
+                put(codes, target + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
+            continue
         for ox in range(out_width):
             for tap in range(pool * pool):
-                source = ((sample * height + oy * pool + tap // pool) * width + ox * pool + tap % pool) * channels
-                if tap == 0:
-                    for c in range(channels):
-                        put(best, c, _real(accum, source + c, kappa) * at(scale, c) + at(shift, c))
-                        put(source_tap, c, np.uint8(1))
-                else:
-                    for c in range(channels):
-                        z = _real(accum, source + c, kappa) * at(scale, c) + at(shift, c)
-                        better = z > at(best, c)
-                        put(best, c, z if better else at(best, c))
-                        put(source_tap, c, np.uint8(tap + 1) if better else at(source_tap, c))
-            target = (row * out_width + ox) * channels
+                source = tap // pool * length + (ox * pool + tap % pool) * channels
+                for c in range(channels):
+                    better = (tap == 0) | (at(z, source + c) > at(best, c))
+                    put(best, c, at(z, source + c) if better else at(best, c))
+                    put(place, c, np.uint8(tap + 1) if better else at(place, c))
             for c in range(channels):
-                z = at(best, c)
-                put(route, target + c, at(source_tap, c) if (z >= zero) & (z <= one) else np.uint8(0))
-                put(codes, target + c, np.uint8(np.int32(np.rint(top * min(max(z, zero), one)))))
+                value = at(best, c)
+                put(route, target + c, at(place, c) if (value >= zero) & (value <= one) else np.uint8(0))
+                put(codes, target + c, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
+            target += channels
 
 
 def encode(accum, kappa, scale, shift, pool, bits):
@@ -91,9 +97,9 @@ def encode(accum, kappa, scale, shift, pool, bits):
     samples, height, width, channels = accum.shape
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scale.astype(np.float32),
-                shift.astype(np.float32), height, width, channels, pool, shape[1], shape[2], np.float32((1 << bits) - 1),
-                codes.reshape(-1), route.reshape(-1))
+    scales, shifts = (np.tile(values.astype(np.float32), width) for values in (scale, shift))  # a row of pixels: long loops
+    threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scales, shifts, height, width, channels, pool,
+                shape[1], shape[2], np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
     return codes, route
 
 
