@@ -1,9 +1,9 @@
 """DoReFa-Net on CPUs: low-bitwidth training that executes on packed bits, forward and backward."""
 
 from bitnet import functional, layers, models, optimizers, quantizers, random
-from bitnet.checkpoint import load, save
 from bitnet.codes import Codes
 from bitnet.execution import use_kernels
+from bitnet.files import load, save
 from bitnet.frozen import freeze
 from bitnet.layers import Parameter
 from bitnet.tensor import Tensor, no_grad

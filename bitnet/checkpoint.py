@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 import os
-import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +68,7 @@ class Checkpoint:
 
 
 def save(path, model, **more):
-    """Save a model for :func:`load`; a frozen network in its own format, without ``more``.
+    """Save a model for :func:`load`.
 
     Parameters
     ----------
@@ -80,23 +79,16 @@ def save(path, model, **more):
     ------
     OSError : the file cannot be written; an older file of that name is kept.
     """
-    if hasattr(model, "save"):
-        model.save(path)
-    else:
-        save_checkpoint(path, model, None, **more)
+    save_checkpoint(path, model, None, **more)
 
 
 def load(path):
-    """The model in a file of :func:`save` or in the checkpoint of a run, in eval mode; or the frozen network in its file.
+    """The model in a file of :func:`save` or in the checkpoint of a run, in eval mode.
 
     Raises
     ------
     CheckpointError : there is none, or it is damaged, or of an unknown model.
     """
-    if zipfile.is_zipfile(path):
-        from bitnet.frozen import load_frozen  # it builds on this file
-
-        return load_frozen(Path(path).read_bytes(), path)
     checkpoint = load_checkpoint(path)
     try:
         model = models.build(checkpoint.config)

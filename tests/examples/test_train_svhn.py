@@ -112,7 +112,7 @@ class TestRun:
 
     def test_what_it_writes(self, whole):
         assert {path.name for path in whole.iterdir()} == {
-            "checkpoint.h5", "metrics.jsonl", "curves.png", "confusion.png", "mistakes.png"
+            "checkpoint.h5", "metrics.jsonl", "curves.png", "confusion.png", "mistakes.png", "frozen.npz"
         }  # fmt: skip
         history = metrics(whole)
         assert [record["epoch"] for record in history] == [1, 2]
