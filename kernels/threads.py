@@ -12,6 +12,8 @@ from queue import SimpleQueue
 
 from threadpoolctl import ThreadpoolController
 
+RANGES = 4  # a thread
+
 _queues = []
 _local = threading.local()
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -41,10 +43,10 @@ def set_threads(count):
 
 def _work(tasks):
     while True:
-        function, start, stop, args, done = tasks.get()
+        work, done = tasks.get()
         _local.inside = True
         try:
-            function(start, stop, *args)
+            work()
             done.put(None)
         except BaseException as error:
             done.put(error)
@@ -59,7 +61,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(function, tiles, *args):
-    """Call ``function(start, stop, *args)`` on consecutive ranges of ``range(tiles)``, one range per thread.
+    """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
+
+    There are a few ranges a thread, and each thread takes the next one when it is done with its last: a processor that
+    is busy with something else then holds nobody up.
 
     Inside ``function`` a further call runs in the calling thread: all threads are busy there.
     """
@@ -73,13 +78,19 @@ def run(function, tiles, *args):
             _queues.append(SimpleQueue())
             threading.Thread(target=_work, args=(_queues[-1],), name="bitnet-kernel", daemon=True).start()
     done = SimpleQueue()
-    bounds = [tiles * part // parts for part in range(parts + 1)]
-    for part in range(1, parts):
-        _queues[part - 1].put((function, bounds[part], bounds[part + 1], args, done))
+    count = min(tiles, RANGES * parts)
+    ranges = iter([(tiles * i // count, tiles * (i + 1) // count) for i in range(count)])  # one for all: next() is atomic
+
+    def work():
+        for start, stop in ranges:
+            function(start, stop, *args)
+
+    for queue in _queues[:parts - 1]:
+        queue.put((work, done))
     error = None
     _local.inside = True
     try:
-        function(bounds[0], bounds[1], *args)
+        work()
     finally:
         _local.inside = False
         for _ in range(parts - 1):
