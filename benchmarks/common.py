@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bitnet import execution
+from bitnet import execution, models
 from bitnet.kernels import threads
 
 BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
@@ -46,13 +46,10 @@ class Parser(argparse.ArgumentParser):
 def parse_bits(text):
     """(W, A, G) from "1,2,4"."""
     try:
-        values = [int(part) for part in text.split(",")]
+        return models.parse_bits(text)
     except ValueError:
-        values = []
-    if len(values) != 3 or not all(1 <= value <= 8 or value == 32 for value in values):
         raise argparse.ArgumentTypeError(
-            f"expected three numbers W,A,G, each from 1 to 8 or 32 for float, such as 1,2,4; found {text!r}")
-    return tuple(values)
+            f"expected three numbers W,A,G, each from 1 to 8 or 32 for float, such as 1,2,4; found {text!r}") from None
 
 
 def _threads(text):

@@ -14,31 +14,15 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import LANES, add, broadcast, load, xor_popcount
+from bitnet.kernels.vectors import LANES, add, broadcast, floats16, load, xor_popcount
 
 FLOATS = 16
 CHAIN = 64             # additions of one round of the clock's loop
 _VECTOR = ir.VectorType(ir.FloatType(), FLOATS)
-
-
-class Floats16(types.Type):
-    """The Numba type of sixteen floats in a vector register."""
-
-    def __init__(self):
-        super().__init__(name="Floats16")
-
-
-floats16 = Floats16()
-
-
-@register_model(Floats16)
-class _Floats16Model(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, _VECTOR)
 
 
 @intrinsic

@@ -43,14 +43,11 @@ class Parser(argparse.ArgumentParser):
 
 def bits(text):
     try:
-        values = [int(part) for part in text.split(",")]
+        return list(models.parse_bits(text))
     except ValueError:
-        values = []
-    if len(values) != 3 or not all(1 <= value <= 8 or value == 32 for value in values):
         raise argparse.ArgumentTypeError(
             f"expected three numbers W,A,G, each from 1 to 8 or 32 for float, such as 1,2,4; found {text!r}"
-        )
-    return values
+        ) from None
 
 
 def number(kind, least, strictly=False):

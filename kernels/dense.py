@@ -7,8 +7,6 @@ done a few samples at a time, so that the matrix stays in cache:
                                             weight_grad  dw = columns.T @ g
                                             input_grad   dcolumns = g @ w.T, then every entry back to its pixel
 
-Convolutions with few input channels take ``direct`` instead, which needs no im2col.
-
 Convolutions with few input channels go to ``direct``, which needs no im2col.
 """
 

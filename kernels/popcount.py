@@ -95,14 +95,12 @@ def _spatial(start, stop, samples, lhs, rhs, table, out, row_offsets, row_target
                 i[k] = sample * sample_words + group * group_words + at(row_offsets, p)
                 o[k] = (sample * out_pixels + at(row_targets, p)) * columns + first
                 t[k] = (at(row_classes, p) * groups * blocks + slot) * 16
-                n[k] = group_columns - 16 * block
+                n[k] = group_columns - 16 * block if row < last else 0
                 if row < last - 1:
                     p += 1
                     if p == pixels:
                         p = 0
                         sample += 1
-                elif row >= last:
-                    n[k] = 0
                 row += 1
             a0, a1, b0, b1, c0, c1, d0, d1 = _register_tile(lhs, i[0], i[1], i[2], i[3], rhs, slot * block_words,
                                                             levels, lhs_steps, rhs_steps)

@@ -51,6 +51,17 @@ def _store(builder, value, pointer, align):
     builder.store(value, pointer).align = align
 
 
+def _store_first(builder, count, value, pointer):
+    """Store the first ``count`` lanes of a vector of 32-bit numbers."""
+    vector = value.type
+    lanes = ir.Constant(ir.VectorType(_I32, vector.count), list(range(vector.count)))
+    wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), lanes.type))
+    kind = "f32" if isinstance(vector.element, ir.FloatType) else "i32"
+    store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+        ir.VoidType(), [vector, pointer.type, _I32, wanted.type]), f"llvm.masked.store.v{vector.count}{kind}.p0")
+    builder.call(store, [value, pointer, _I32(4), wanted])
+
+
 def _splat(builder, scalar, vector_type):
     undefined = ir.Constant(vector_type, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
@@ -138,12 +149,7 @@ def store_difference(typing, out, index, table, table_index, words, count):
         types_ = signature.args
         constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS), 4)
         difference = builder.sub(constant, builder.trunc(words, _INTS))
-        pointer = _pointer(context, builder, types_[0], out, index, _INTS)
-        lanes = ir.Constant(_INTS, list(range(LANES)))
-        wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), _INTS))
-        store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
-            ir.VoidType(), [_INTS, pointer.type, _I32, wanted.type]), "llvm.masked.store.v8i32.p0")
-        builder.call(store, [difference, pointer, _I32(4), wanted])
+        _store_first(builder, count, difference, _pointer(context, builder, types_[0], out, index, _INTS))
         return context.get_dummy_value()
 
     return types.void(out, index, table, table_index, words, count), generate
@@ -312,12 +318,7 @@ def store_sum(typing, out, index, table, table_index, accum, factor, count):
         types_ = signature.args
         constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS16), 4)
         value = builder.add(constant, builder.mul(accum, _splat(builder, builder.trunc(factor, _I32), _INTS16)))
-        pointer = _pointer(context, builder, types_[0], out, index, _INTS16)
-        lanes = ir.Constant(_INTS16, list(range(16)))
-        wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), _INTS16))
-        store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
-            ir.VoidType(), [_INTS16, pointer.type, _I32, wanted.type]), "llvm.masked.store.v16i32.p0")
-        builder.call(store, [value, pointer, _I32(4), wanted])
+        _store_first(builder, count, value, _pointer(context, builder, types_[0], out, index, _INTS16))
         return context.get_dummy_value()
 
     return types.void(out, index, table, table_index, accum, types.int64, types.int64), generate
@@ -395,12 +396,7 @@ def store_floats(typing, out, index, a, count):
 
     def generate(context, builder, signature, args):
         out, index, a, count = args
-        pointer = _pointer(context, builder, signature.args[0], out, index, _FLOATS16)
-        lanes = ir.Constant(_INTS16, list(range(16)))
-        wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), _INTS16))
-        store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
-            ir.VoidType(), [_FLOATS16, pointer.type, _I32, wanted.type]), "llvm.masked.store.v16f32.p0")
-        builder.call(store, [a, pointer, _I32(4), wanted])
+        _store_first(builder, count, a, _pointer(context, builder, signature.args[0], out, index, _FLOATS16))
         return context.get_dummy_value()
 
     return types.void(out, index, a, types.int64), generate
