@@ -1,6 +1,6 @@
 """Integer codes: what a quantizer produces and a bit kernel consumes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +16,18 @@ class Codes:
     values : uint8 array of any shape, each below 2**bits
     bits : 1 to 8
     encoding : "unsigned", level = value (activations), or
-        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients)
-    scale : float, or a float64 array with one scale for each sample (gradients)
+        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients, +-1), or
+        "ternary", 2 bits, values 0, 1 and 2, level = value - 1
+    scale : float, or a float64 array with a scale for each of what ``per`` names
+    per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), or "sign",
+        the two scales of positive and of negative levels (weights)
     """
 
     values: np.ndarray
     bits: int
     encoding: str
     scale: float | np.ndarray = 1.0
+    per: str = "sample"
 
     @property
     def shape(self):
@@ -35,9 +39,13 @@ class Codes:
 
     def decode(self, dtype=np.float32):
         """The real numbers, scale * level, multiplied in float64."""
-        scale = np.reshape(self.scale, (-1,) + (1,) * (self.values.ndim - 1)) if np.ndim(self.scale) else self.scale
-        return (self.levels(np.float64) * scale).astype(dtype)
+        levels, scale = self.levels(np.float64), self.scale
+        if np.ndim(scale) and self.per == "sign":
+            scale = np.where(levels > 0, *scale)
+        elif np.ndim(scale) and self.per == "sample":
+            scale = np.reshape(scale, (-1,) + (1,) * (self.values.ndim - 1))
+        return (levels * scale).astype(dtype)
 
     def with_values(self, values, scale=None):
         """The same kind of codes with other values, and another scale where one is given."""
-        return Codes(values, self.bits, self.encoding, self.scale if scale is None else scale)
+        return replace(self, values=values, scale=self.scale if scale is None else scale)

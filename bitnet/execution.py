@@ -5,7 +5,7 @@ operand is a real number (32 bits), it runs in float32, and the log says so. No 
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -123,6 +123,21 @@ def _per_sample(scale, samples):
     return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
 
 
+def one_scale(w):
+    """Has a weight a single scale for all its levels?"""
+    return np.ndim(w.scale) == 0
+
+
+def _signs(w):
+    """A ternary weight whose positive and negative levels have scales p and n, as two that have one scale each.
+
+    p for +1 and -n for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
+    """
+    positive, negative = map(float, w.scale)
+    return (replace(w, scale=(positive + negative) / 2),
+            replace(w, values=(w.values != 1).astype(np.uint8) + np.uint8(1), scale=(positive - negative) / 2))
+
+
 def forward(x, w, conv, bias=None):
     """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
 
@@ -131,7 +146,14 @@ def forward(x, w, conv, bias=None):
     y : float array (N, OH, OW, F)
     """
     if isinstance(x, Codes) and isinstance(w, Codes):
-        y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+        if one_scale(w):
+            y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+        elif w.per == "filter":
+            y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale, x.shape[0]))
+            y = elementwise.channel_affine(y, w.scale, np.zeros_like(w.scale))
+        else:
+            levels, magnitudes = _signs(w)
+            y = forward(x, levels, conv) + forward(x, magnitudes, conv)
         return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
     return dense.forward(*_real_pair(x, w), conv, bias)
@@ -150,7 +172,17 @@ def input_grad(g, w, conv, size):
     Returns
     -------
     grad : float array (N, H, W, C)
+
+    Raises
+    ------
+    ValueError : two operands that are Codes, and a scale for each filter: the sum runs over filters, so their scales belong
+        into the gradient before it is quantized, see ``functional.Conv2d``.
     """
+    if isinstance(g, Codes) and isinstance(w, Codes) and not one_scale(w):
+        if w.per == "filter":
+            raise ValueError("a gradient of codes needs a weight with one scale, got one for each filter")
+        levels, magnitudes = _signs(w)
+        return input_grad(g, levels, conv, size) + input_grad(g, magnitudes, conv, size)
     family = _choose(g, w)
     _record("input_grad", family, g, w, conv, g.shape[0], size)
     if family == "float32":

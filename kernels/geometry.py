@@ -10,7 +10,8 @@ class Operand(NamedTuple):
 
     values : uint8 array, C-contiguous; activations and gradients (N, H, W, C), weights (kh, kw, in // groups, out)
     bits : 1 to 8; every code is below 2**bits
-    encoding : "unsigned" (level = code) or "bipolar" (level = 2 * code - (2**bits - 1))
+    encoding : "unsigned" (level = code), "bipolar" (level = 2 * code - (2**bits - 1)) or "ternary" (2 bits, codes 0, 1 and 2,
+        level = code - 1)
     """
 
     values: np.ndarray
@@ -22,18 +23,25 @@ class Operand(NamedTuple):
         return to_levels(self, dtype)
 
 
+def affine(codes):
+    """(factor, offset) with level = factor * code - offset."""
+    return {"unsigned": (1, 0), "bipolar": (2, (1 << codes.bits) - 1), "ternary": (1, 1)}[codes.encoding]
+
+
 def to_levels(codes, dtype=np.int64):
     """Levels of anything with ``values``, ``bits`` and ``encoding``: an array of ``dtype``."""
+    factor, offset = affine(codes)
     values = codes.values.astype(dtype)
-    if codes.encoding == "bipolar":
-        values *= 2
-        values -= top(codes)
+    if factor != 1:
+        values *= factor
+    if offset:
+        values -= offset
     return values
 
 
 def top(codes):
-    """The largest code, 2**bits - 1."""
-    return (1 << codes.bits) - 1
+    """The largest magnitude of a level."""
+    return 1 if codes.encoding == "ternary" else (1 << codes.bits) - 1
 
 
 class Conv(NamedTuple):
