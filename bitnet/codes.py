@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bitnet.kernels.geometry import to_levels
+from bitnet.kernels.geometry import to_levels, top
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,15 @@ class Codes:
 
     def decode(self, dtype=np.float32):
         """The real numbers, scale * level, multiplied in float64."""
-        levels, scale = self.levels(np.float64), self.scale
-        if np.ndim(scale) and self.per == "sign":
+        # levels -1, 0 and 1 round nothing: no wider type is needed
+        levels = self.levels(dtype if top(self) == 1 else np.float64)
+        scale = np.asarray(self.scale, levels.dtype)
+        if scale.ndim and self.per == "sign":
             scale = np.where(levels > 0, *scale)
-        elif np.ndim(scale) and self.per == "sample":
-            scale = np.reshape(scale, (-1,) + (1,) * (self.values.ndim - 1))
-        return (levels * scale).astype(dtype)
+        elif scale.ndim and self.per == "sample":
+            scale = scale.reshape((-1,) + (1,) * (self.values.ndim - 1))
+        levels *= scale
+        return levels.astype(dtype, copy=False)
 
     def with_values(self, values, scale=None):
         """The same kind of codes with other values, and another scale where one is given."""

@@ -216,13 +216,12 @@ def clip_rule(bound=1.0):
     return lambda after, before: np.clip(after, -bound, bound, out=after)
 
 
-def glorot_factor(shape, power_of_two=False):
-    """1 / sqrt(1.5 / (fan_in + fan_out)) of a weight (kh, kw, in, out) or (in, out), as BinaryConnect's authors scale steps.
+def glorot_factor(fan_in, fan_out, power_of_two=False):
+    """1 / sqrt(1.5 / (fan_in + fan_out)), by which BinaryConnect's authors lengthen the steps of a weight.
 
     ``power_of_two`` rounds it, as the shift-based optimizer of BNN's authors does.
     """
-    area = int(np.prod(shape[:-2]))
-    factor = np.sqrt(area * (shape[-2] + shape[-1]) / 1.5)
+    factor = np.sqrt((fan_in + fan_out) / 1.5)
     return float(ap2(factor) if power_of_two else factor)
 
 

@@ -8,7 +8,7 @@
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import BinaryConnectWeight
 from bitnet.quantizers.bitwise import BitwiseActivation, BitwiseWeight
-from bitnet.quantizers.bnn import BNNActivation, BNNWeight, PixelInput
+from bitnet.quantizers.bnn import BinaryInput, BNNActivation, BNNWeight, PixelInput
 from bitnet.quantizers.dorefa import DoReFaActivation, DoReFaGradient, DoReFaWeight, quantize_k
 from bitnet.quantizers.graham import NormalizedActivation
 from bitnet.quantizers.gxnor import GXNORActivation, GXNORWeight
@@ -19,10 +19,10 @@ from bitnet.quantizers.twn import TWNWeight
 from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORWeight
 
 __all__ = [
-    "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BitwiseActivation", "BitwiseWeight", "DoReFaActivation",
-    "DoReFaGradient", "DoReFaWeight", "GXNORActivation", "GXNORWeight", "NormalizedActivation", "PixelInput", "QNNLinear",
-    "QNNLogarithmic", "Quantizer", "StaircaseWeight", "TTQWeight", "TWNWeight", "XNORActivation", "XNORWeight", "get", "names",
-    "quantize_k",
+    "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput", "BitwiseActivation", "BitwiseWeight",
+    "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "GXNORActivation", "GXNORWeight", "NormalizedActivation",
+    "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "StaircaseWeight", "TTQWeight", "TWNWeight", "XNORActivation",
+    "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -38,6 +38,7 @@ _QUANTIZERS = {
     "bnn_activation": (BNNActivation, {}),
     "bnn_activation_stochastic": (BNNActivation, {"stochastic": True}),
     "pixels": (PixelInput, {}),
+    "binary_input": (BinaryInput, {}),
     "xnor_weight": (XNORWeight, {}),
     "xnor_activation": (XNORActivation, {}),
     "twn": (TWNWeight, {}),

@@ -1,5 +1,7 @@
 """What every quantizer is."""
 
+from contextlib import contextmanager
+
 from bitnet.codes import Codes
 from bitnet.functional import as_tensor
 from bitnet.tensor import Function
@@ -59,7 +61,23 @@ class Quantize(Function):
     def forward(self, x, *scales, quantizer):
         self.quantizer = quantizer
         codes, self.saved = quantizer.encode_and_save(x, *scales)
+        if _observer is not None:
+            _observer(quantizer, codes, self.saved)
         return codes
 
     def backward(self, grad_output):
         return self.quantizer.grad(self.saved, grad_output)
+
+
+_observer = None
+
+
+@contextmanager
+def observe(observer):
+    """Inside the block, call ``observer(quantizer, codes, saved)`` for every quantizer that runs forward in a graph."""
+    global _observer
+    previous, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = previous

@@ -49,15 +49,23 @@ class BitwiseActivation(Quantizer):
     """Activations of the second stage.
 
     Forward:  z = sign(a), sign(0) = +1
-    Backward: da = (1 - tanh(a)**2) * dz, the derivative of the first stage's tanh in the place of the sign's
+    Backward: da = (1 - tanh(slope * a)**2) * dz, the derivative of the first stage's tanh in the place of the sign's
+
+    With weights of +-1 the sums are many times those of the first stage, whose weights are small, and tanh would be flat nearly
+    everywhere. The sign does not mind a factor; ``slope`` brings the sums back to where tanh is not flat. It is this project's.
+
+    Parameters
+    ----------
+    slope : positive, 1 / sqrt(number of inputs) for sums of that many signs
     """
 
-    def __init__(self):
+    def __init__(self, slope=1.0):
         super().__init__(1)
+        self.slope = slope
 
     def encode_and_save(self, array):
         return Codes((array >= 0).view(np.uint8), 1, "bipolar", 1.0), array
 
     def grad(self, saved, grad_output):
-        t = np.tanh(saved)
+        t = np.tanh(saved * saved.dtype.type(self.slope))
         return grad_output * (1 - t * t)

@@ -48,6 +48,24 @@ class BNNActivation(Quantizer):
         return grad_output * saved
 
 
+class BinaryInput(Quantizer):
+    """Pixels of one bit, +-1.
+
+    Forward:  a_q = +1 where x >= threshold, else -1
+    Backward: none, there is nothing to train before the first layer; the gradient is passed on
+    """
+
+    def __init__(self, threshold=0.5):
+        super().__init__(1)
+        self.threshold = threshold
+
+    def encode_and_save(self, array):
+        return Codes((array >= self.threshold).view(np.uint8), 1, "bipolar", 1.0), None
+
+    def grad(self, saved, grad_output):
+        return grad_output
+
+
 class PixelInput(Quantizer):
     """Pixels as the 8-bit numbers that they were, so that a first layer runs on integers too.
 

@@ -23,8 +23,8 @@ class StaircaseWeight(Quantizer):
     Backward: through the staircase "identity" (the default), its slope with c at most 10 ("match"), or its slope but at most
         1.5 ("clip"); through tanh(w) / m as DoReFa-Net does; E is a constant
 
-    c rises from 1 to 1000 in training (``hardness``). Until then weights are real numbers, and layers run in float; c =
-    infinity is DoReFa-Net's own quantizer, the form in which a network is deployed, and gives codes.
+    c rises from 1 to 1000 in training (``hardness``). Until then weights are real, and layers run in float; c = infinity
+    is DoReFa-Net's own quantizer, the form in which a network is deployed, and gives codes. Evaluation always takes it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class StaircaseWeight(Quantizer):
 
     def encode_and_save(self, array):
         codes, saved = self.hard.encode_and_save(array)
-        if math.isinf(self.c):
+        if math.isinf(self.c) or not self.training:
             return codes, (saved, None)
         if self.bits == 1:
             whole = codes.scale or 1.0
