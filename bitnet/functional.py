@@ -7,7 +7,7 @@ import numpy as np
 
 from bitnet import execution, random
 from bitnet.codes import Codes
-from bitnet.kernels import block, elementwise
+from bitnet.kernels import block, elementwise, latent
 from bitnet.kernels.geometry import Conv
 from bitnet.tensor import Function, Tensor
 
@@ -438,13 +438,20 @@ def mean_magnitude(x):
 
 
 def ap2(x):
-    """The approximate power of two AP2(x) = sign(x) * 2**rint(log2 |x|) of an array; AP2(0) = 0.
+    """The approximate power of two AP2(x) = sign(x) * 2**rint(log2 |x|) of a float array; AP2(0) = 0.
 
-    log2 |x| is rounded without taking it: of x = m * 2**e with m in [1/2, 1) the exponent is e, or e - 1 where m < 2**(-1/2).
+    Without a logarithm: x = m * 2**e with m in [1, 2) goes to 2**e where m < sqrt(2), else to 2**(e + 1). Added to the bits of
+    m, 2 - sqrt(2) carries into those of e just then. Numbers below the smallest normal one become 0 or that one.
     """
     x = np.asarray(x)
-    mantissa, exponent = np.frexp(np.abs(x))
-    return np.where(np.isinf(x), x, np.ldexp(np.sign(x), exponent - (mantissa < np.sqrt(0.5))))
+    if x.dtype != np.float32:
+        x = x.astype(np.float64, copy=False)
+    carry, exponent = latent.ap2_constants(x.dtype)
+    bits = x.view(carry.dtype)
+    sign = np.iinfo(bits.dtype).min
+    with np.errstate(over="ignore"):  # a NaN's bits
+        power = ((bits & ~sign) + carry) & exponent | (bits & sign)
+    return np.where(np.isnan(x), x, power.view(x.dtype))
 
 
 def _channel_means(x):

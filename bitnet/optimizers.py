@@ -129,18 +129,8 @@ class ShiftAdaMax(Optimizer):
         self.beta1, self.beta2, self.eps, self.paper = beta1, beta2, eps, paper
 
     def update(self, data, grad, decay, mean, largest):
-        number = data.dtype.type
-        grad = grad + number(decay) * data if decay else grad
-        mean *= number(self.beta1)
-        mean += number(1 - self.beta1) * grad
-        largest *= number(self.beta2)
-        np.maximum(largest, np.abs(grad), out=largest)
-        if self.paper:
-            divisor = ap2(largest) + number(self.eps)
-        else:
-            largest[...] = ap2(largest) + number(self.eps)
-            divisor = largest
-        data -= number(ap2(self.lr / (1 - self.beta1**self.steps))) * mean / divisor
+        rate = float(ap2(self.lr / (1 - self.beta1**self.steps)))
+        latent.shift_adamax(data, grad, mean, largest, rate, self.beta1, self.beta2, self.eps, decay, self.paper)
 
 
 class DST(Adam):
