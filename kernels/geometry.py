@@ -10,7 +10,8 @@ class Operand(NamedTuple):
 
     values : uint8 array, C-contiguous; activations and gradients (N, H, W, C), weights (kh, kw, in // groups, out)
     bits : 1 to 8; every code is below 2**bits
-    encoding : "unsigned" (level = code) or "bipolar" (level = 2 * code - (2**bits - 1))
+    encoding : "unsigned" (level = code), "bipolar" (level = 2 * code - (2**bits - 1)) or "ternary" (2 bits, codes 0, 1 and 2,
+        level = code - 1)
     """
 
     values: np.ndarray
@@ -22,18 +23,54 @@ class Operand(NamedTuple):
         return to_levels(self, dtype)
 
 
+def affine(codes):
+    """(factor, offset) with level = factor * code - offset."""
+    return {"unsigned": (1, 0), "bipolar": (2, (1 << codes.bits) - 1), "ternary": (1, 1)}[codes.encoding]
+
+
 def to_levels(codes, dtype=np.int64):
     """Levels of anything with ``values``, ``bits`` and ``encoding``: an array of ``dtype``."""
+    factor, offset = affine(codes)
     values = codes.values.astype(dtype)
-    if codes.encoding == "bipolar":
-        values *= 2
-        values -= top(codes)
+    if factor != 1:
+        values *= factor
+    if offset:
+        values -= offset
     return values
 
 
 def top(codes):
-    """The largest code, 2**bits - 1."""
-    return (1 << codes.bits) - 1
+    """The largest magnitude of a level."""
+    return 1 if codes.encoding == "ternary" else (1 << codes.bits) - 1
+
+
+class Planes(NamedTuple):
+    """How the bit planes of codes make up a level: level = sum of 2**shift * (2 * bit - 1), divided by 2**halvings.
+
+    Of ``unsigned`` codes, level = sum of 2**shift * bit. Ternary codes have two planes of equal weight, c >= 1 and c >= 2: with
+    (-1, -1), (1, -1) and (1, 1) their sum is twice the level.
+    """
+
+    shifts: tuple
+    halvings: int
+    unsigned: bool
+
+    @property
+    def top(self):
+        """The sum of all planes."""
+        return sum(1 << shift for shift in self.shifts)
+
+
+def planes_of(codes):
+    """The planes of anything with ``bits`` and ``encoding``."""
+    if codes.encoding == "ternary":
+        return Planes((0, 0), 1, False)
+    return Planes(tuple(range(codes.bits)), 0, codes.encoding == "unsigned")
+
+
+def plane_bits(codes):
+    """uint8 array whose bit i is that of plane i: the codes themselves, of ternary ones 0, 1 and 3."""
+    return codes.values | codes.values >> 1 if codes.encoding == "ternary" else codes.values
 
 
 class Conv(NamedTuple):
