@@ -106,7 +106,7 @@ class Work:
         if path == "forward":
             return lambda: products.forward(family, lhs(), rhs(), self.conv)
         if path == "input_grad":
-            return lambda: products.input_grad(family, lhs(), rhs(), self.conv, size)
+            return lambda: products.input_grad(family, lhs(), rhs(), self.conv, size, scale)
         return lambda: products.weight_grad(family, lhs(), rhs(), self.conv, scale)
 
     def logged(self, path, lhs, rhs):

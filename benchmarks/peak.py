@@ -61,25 +61,25 @@ def lowest(typing, x):
 
 @intrinsic
 def lowest_word(typing, x):
-    """The first of eight words."""
+    """The first of sixteen words."""
 
     def generate(context, builder, signature, args):
         return builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
 
-    return types.uint64(x), generate
+    return types.uint32(x), generate
 
 
 @kernel
 def _popcount_loop_6(start, stop, rounds, words, out):
     """6 x 4 steps of XOR, popcount and addition a round: for machines with 16 registers."""
     for tile in range(start, stop):
-        a, b, c = load(words, 0), load(words, 8), load(words, 16)
-        d, e, f = load(words, 24), load(words, 32), load(words, 40)
+        a, b, c = load(words, 0), load(words, 16), load(words, 32)
+        d, e, f = load(words, 48), load(words, 64), load(words, 80)
         y = broadcast(words, 3)
         for _ in range(rounds):
             for _ in range(4):
-                a, b, c = add(a, xor_popcount(a, y)), add(b, xor_popcount(b, y)), add(c, xor_popcount(c, y))
-                d, e, f = add(d, xor_popcount(d, y)), add(e, xor_popcount(e, y)), add(f, xor_popcount(f, y))
+                a, b, c = xor_popcount(a, a, y), xor_popcount(b, b, y), xor_popcount(c, c, y)
+                d, e, f = xor_popcount(d, d, y), xor_popcount(e, e, y), xor_popcount(f, f, y)
         out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
 
 
@@ -87,17 +87,17 @@ def _popcount_loop_6(start, stop, rounds, words, out):
 def _popcount_loop_12(start, stop, rounds, words, out):
     """12 x 4 steps a round: more than hide the latency, so that the ports never wait."""
     for tile in range(start, stop):
-        a, b, c = load(words, 0), load(words, 8), load(words, 16)
-        d, e, f = load(words, 24), load(words, 32), load(words, 40)
-        g, h, i = load(words, 48), load(words, 56), load(words, 1)
-        j, k, l = load(words, 9), load(words, 17), load(words, 25)
+        a, b, c = load(words, 0), load(words, 16), load(words, 32)
+        d, e, f = load(words, 48), load(words, 64), load(words, 80)
+        g, h, i = load(words, 96), load(words, 112), load(words, 1)
+        j, k, l = load(words, 17), load(words, 33), load(words, 49)
         y = broadcast(words, 3)
         for _ in range(rounds):
             for _ in range(4):
-                a, b, c = add(a, xor_popcount(a, y)), add(b, xor_popcount(b, y)), add(c, xor_popcount(c, y))
-                d, e, f = add(d, xor_popcount(d, y)), add(e, xor_popcount(e, y)), add(f, xor_popcount(f, y))
-                g, h, i = add(g, xor_popcount(g, y)), add(h, xor_popcount(h, y)), add(i, xor_popcount(i, y))
-                j, k, l = add(j, xor_popcount(j, y)), add(k, xor_popcount(k, y)), add(l, xor_popcount(l, y))
+                a, b, c = xor_popcount(a, a, y), xor_popcount(b, b, y), xor_popcount(c, c, y)
+                d, e, f = xor_popcount(d, d, y), xor_popcount(e, e, y), xor_popcount(f, f, y)
+                g, h, i = xor_popcount(g, g, y), xor_popcount(h, h, y), xor_popcount(i, i, y)
+                j, k, l = xor_popcount(j, j, y), xor_popcount(k, k, y), xor_popcount(l, l, y)
         out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
 
 
@@ -136,7 +136,7 @@ def _float_loop_12(start, stop, rounds, floats, out):
 def _clock_loop(start, stop, rounds, words, out):
     """64 additions a round, each waiting for the one before."""
     for tile in range(start, stop):
-        a, b = words[tile], words[tile + 1]
+        a, b = np.uint64(words[tile]), np.uint64(words[tile + 1])
         for _ in range(rounds):
             for _ in range(32):
                 a += b
@@ -200,13 +200,13 @@ def measure(quick=False):
         bandwidth_gbs : 10^9 bytes a second of a copy, read plus written
     """
     count = threads.get_threads()
-    words = np.random.default_rng(0).integers(0, 1 << 63, 64 + count + 1, np.uint64)
+    words = np.random.default_rng(0).integers(0, 1 << 32, 128 + count + 1, np.uint32)
     floats = np.full(14, 0.5, np.float32)
-    out, float_out = np.zeros(count, np.uint64), np.zeros(count, np.float32)
+    out, float_out = np.zeros(count, np.uint32), np.zeros(count, np.float32)
     # function, its data, what one round does
     loops = {"clock": (_clock_loop, words, out, CHAIN),
-             "popcount_6": (_popcount_loop_6, words, out, 24 * 64 * LANES),
-             "popcount_12": (_popcount_loop_12, words, out, 48 * 64 * LANES),
+             "popcount_6": (_popcount_loop_6, words, out, 24 * 32 * LANES),
+             "popcount_12": (_popcount_loop_12, words, out, 48 * 32 * LANES),
              "float_6": (_float_loop_6, floats, float_out, 24 * FLOATS),
              "float_12": (_float_loop_12, floats, float_out, 48 * FLOATS)}
     rounds, best = {}, dict.fromkeys(loops, np.inf)

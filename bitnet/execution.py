@@ -160,7 +160,7 @@ def forward(x, w, conv, bias=None):
 
 
 def forward_accum(x, w, conv):
-    """``forward`` of two operands that are Codes, as integers: int32 array (N, OH, OW, F), to be multiplied by both scales."""
+    """``forward`` of two operands that are Codes, as integers (N, OH, OW, F), to be multiplied by both scales."""
     family = _choose(x, w)
     _record("forward", family, x, w, conv, x.shape[0], x.shape[1:3])
     return products.forward(family, x, w, conv)
@@ -187,7 +187,7 @@ def input_grad(g, w, conv, size):
     _record("input_grad", family, g, w, conv, g.shape[0], size)
     if family == "float32":
         return dense.input_grad(*_real_pair(g, w), conv, size)
-    return elementwise.scale_samples(products.input_grad(family, g, w, conv, size), _per_sample(g.scale * w.scale, g.shape[0]))
+    return products.input_grad(family, g, w, conv, size, _per_sample(g.scale * w.scale, g.shape[0]))
 
 
 def weight_grad(g, x, conv):
@@ -203,4 +203,4 @@ def weight_grad(g, x, conv):
             "1x1 output, nothing to count: float product of the scaled levels" if on_pixels else "")
     if family == "float32":
         return dense.weight_grad(*_real_pair(g, x), conv)
-    return products.weight_grad(family, g, x, conv, _per_sample(g.scale * x.scale, g.shape[0])).astype(np.float32, copy=False)
+    return products.weight_grad(family, g, x, conv, _per_sample(g.scale * x.scale, g.shape[0]))

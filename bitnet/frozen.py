@@ -72,7 +72,8 @@ class _Inner:
 
     def accum(self, words, bits):
         """Sums of packed activations (N, 1, bits, H, W, words): int32 (N, OH, OW, F)."""
-        return popcount.forward_packed(words, bits, self.weight, self.sums, self.flat, self.flat_size)
+        x = Codes(words, bits, "unsigned")
+        return popcount.forward_packed(words, x, self.weight, self.sums, self.codes, self.flat, self.flat_size)
 
 
 class FrozenNetwork:
@@ -109,7 +110,7 @@ class FrozenNetwork:
         return Tensor(logits.reshape(len(images), -1))
 
     def codes(self, images):
-        """Packed codes that every inner layer receives, for a few images: a list of uint64 arrays."""
+        """Packed codes that every inner layer receives, for a few images: a list of uint32 arrays."""
         return list(self._stages(images))[:-1]
 
     def _stages(self, images):
@@ -151,13 +152,13 @@ class FrozenNetwork:
 def _joined(words, bits, channels):
     """Packed pixels (N, 1, bits, H, W, word) as one run of H * W * channels bits: (N, 1, bits, 1, 1, words)."""
     samples = len(words)
-    if channels % 64 == 0:
+    if channels % 32 == 0:
         return np.ascontiguousarray(words).reshape(samples, 1, bits, 1, 1, -1)
     stream = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :channels]
     stream = stream.reshape(samples, bits, -1)
-    padded = np.zeros((samples, bits, -(-stream.shape[2] // 64) * 64), np.uint8)
+    padded = np.zeros((samples, bits, -(-stream.shape[2] // 32) * 32), np.uint8)
     padded[..., :stream.shape[2]] = stream
-    return np.packbits(padded, axis=-1, bitorder="little").view(np.uint64).reshape(samples, 1, bits, 1, 1, -1)
+    return np.packbits(padded, axis=-1, bitorder="little").view(np.uint32).reshape(samples, 1, bits, 1, 1, -1)
 
 
 def _widths(config, name):

@@ -44,6 +44,35 @@ def top(codes):
     return 1 if codes.encoding == "ternary" else (1 << codes.bits) - 1
 
 
+class Planes(NamedTuple):
+    """How the bit planes of codes make up a level: level = sum of 2**shift * (2 * bit - 1), divided by 2**halvings.
+
+    Of ``unsigned`` codes, level = sum of 2**shift * bit. Ternary codes have two planes of equal weight, c >= 1 and c >= 2: with
+    (-1, -1), (1, -1) and (1, 1) their sum is twice the level.
+    """
+
+    shifts: tuple
+    halvings: int
+    unsigned: bool
+
+    @property
+    def top(self):
+        """The sum of all planes."""
+        return sum(1 << shift for shift in self.shifts)
+
+
+def planes_of(codes):
+    """The planes of anything with ``bits`` and ``encoding``."""
+    if codes.encoding == "ternary":
+        return Planes((0, 0), 1, False)
+    return Planes(tuple(range(codes.bits)), 0, codes.encoding == "unsigned")
+
+
+def plane_bits(codes):
+    """uint8 array whose bit i is that of plane i: the codes themselves, of ternary ones 0, 1 and 3."""
+    return codes.values | codes.values >> 1 if codes.encoding == "ternary" else codes.values
+
+
 class Conv(NamedTuple):
     """A two-dimensional convolution (cross-correlation, as the field uses the word).
 

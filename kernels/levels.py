@@ -15,24 +15,25 @@ def _exact(lhs, rhs, length):
     return np.float32 if top(lhs) * top(rhs) * length < 2 ** 24 else np.float64
 
 
-def forward(x, w, conv):
-    """``popcount.forward`` on floats: int32 array (N, OH, OW, F)."""
-    dtype = _exact(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
-    return dense.forward(to_levels(x, dtype), to_levels(w, dtype), conv).astype(np.int32)
+def forward(x, w, conv, dtype=np.int32):
+    """``popcount.forward`` on floats: array (N, OH, OW, F) of ``dtype``."""
+    real = _exact(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    return dense.forward(to_levels(x, real), to_levels(w, real), conv).astype(dtype)
 
 
-def input_grad(g, w, conv, size):
-    """``popcount.input_grad`` on floats: int32 array (N, H, W, C)."""
-    dtype = _exact(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
-    return dense.input_grad(to_levels(g, dtype), to_levels(w, dtype), conv, size).astype(np.int32)
+def input_grad(g, w, conv, size, scale):
+    """``popcount.input_grad`` on floats: float32 array (N, H, W, C)."""
+    real = _exact(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
+    grad = dense.input_grad(to_levels(g, real), to_levels(w, real), conv, size).astype(np.float32, copy=False)
+    return np.multiply(grad, scale[:, None, None, None], out=grad)
 
 
 def weight_grad(g, x, conv, scale):
-    """``popcount.weight_grad`` on floats, a product a sample: float64 array (kh, kw, C / groups, F)."""
-    dtype = _exact(g, x, g.values.shape[1] * g.values.shape[2])
-    g_levels, x_levels = to_levels(g, dtype), to_levels(x, dtype)
-    grad = np.zeros(conv.weight_shape)
-    for sample in range(len(scale)):
+    """``popcount.weight_grad`` on floats, a product a sample: float32 array (kh, kw, C / groups, F)."""
+    real = _exact(g, x, g.values.shape[1] * g.values.shape[2])
+    g_levels, x_levels = to_levels(g, real), to_levels(x, real)
+    grad = np.zeros(conv.weight_shape, np.float32)
+    for sample, one in enumerate(scale):
         product = dense.weight_grad(g_levels[sample:sample + 1], x_levels[sample:sample + 1], conv)
-        grad += product.astype(np.float64) * scale[sample]
+        grad += product.astype(np.float32, copy=False) * one
     return grad

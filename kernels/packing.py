@@ -1,4 +1,4 @@
-"""From byte codes to bit planes in 64-bit words.
+"""From byte codes to bit planes in 32-bit words.
 
 Bit plane l of an array of codes holds bit l of every code. The popcount kernels sum over one axis, 64 codes at a
 time, so the bits along that axis lie side by side in words. Which axis that is depends on the product:
@@ -16,10 +16,11 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import at, bits_of_16, bits_of_64, mark_positions, put
+from bitnet.kernels.geometry import plane_bits, planes_of
+from bitnet.kernels.spatial import COLUMNS, blocks_for
+from bitnet.kernels.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
 
-WORD = 64
-COLUMNS = 16  # output columns of one register tile: two vectors of eight words
+WORD = 32
 
 
 def words_for(depth):
@@ -27,30 +28,23 @@ def words_for(depth):
     return -(-depth // WORD)
 
 
-def blocks_for(columns):
-    """Register tiles that hold ``columns`` output columns."""
-    return -(-columns // COLUMNS)
-
-
 @kernel
 def gather_bits(codes, index, count, plane):
-    """Bit ``plane`` of ``codes[index : index + count]``, count <= 64, as one word."""
-    if count == 64:
-        return bits_of_64(codes, index, plane)
-    word = np.uint64(0)
-    done = 0
-    while done + 16 <= count:
-        word |= bits_of_16(codes, index + done, plane) << np.uint64(done)
-        done += 16
+    """Bit ``plane`` of ``codes[index : index + count]``, count <= 32, as one word."""
+    if count == 32:
+        return bits_of_32(codes, index, plane)
+    word, done = np.uint32(0), 0
+    if count >= 16:
+        word, done = bits_of_16(codes, index, plane), 16
     for i in range(done, count):
-        word |= np.uint64((codes[index + i] >> plane) & 1) << np.uint64(i)
+        word |= np.uint32((at(codes, index + i) >> plane) & 1) << np.uint32(i)
     return word
 
 
 @kernel
 def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
     group_channels = channels // groups
-    words = (group_channels + 63) // 64
+    words = (group_channels + 31) // 32
     for row in range(start, stop):
         sample, y = row // height, row % height
         for x in range(width):
@@ -61,8 +55,8 @@ def _pack_channels(start, stop, codes, height, width, channels, groups, planes, 
                     image = ((sample * groups + group) * planes + plane) * padded_height + y + top
                     target = (image * padded_width + x + left) * words
                     for word in range(words):
-                        count = min(64, group_channels - 64 * word)
-                        out[target + word] = gather_bits(codes, first + 64 * word, count, plane)
+                        count = min(32, group_channels - 32 * word)
+                        put(out, target + word, gather_bits(codes, first + 32 * word, count, plane))
 
 
 def pack_channels(codes, groups, padding):
@@ -76,40 +70,46 @@ def pack_channels(codes, groups, padding):
 
     Returns
     -------
-    words : uint64 array, shape (N, groups, bits, H + top + bottom, W + left + right, words of C / groups)
+    words : uint32 array, shape (N, groups, planes, H + top + bottom, W + left + right, words of C / groups)
     """
     samples, height, width, channels = codes.values.shape
     (top, bottom), (left, right) = padding
-    shape = (samples, groups, codes.bits, height + top + bottom, width + left + right, words_for(channels // groups))
-    out = np.zeros(shape, np.uint64)
-    threads.run(_pack_channels, samples * height, codes.values.reshape(-1), height, width, channels, groups, codes.bits,
+    planes = len(planes_of(codes).shifts)
+    shape = (samples, groups, planes, height + top + bottom, width + left + right, words_for(channels // groups))
+    out = (np.zeros if np.any(padding) else np.empty)(shape, np.uint32)
+    threads.run(_pack_channels, samples * height, plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
                 top, left, shape[3], shape[4], out.reshape(-1))
     return out
 
 
 @kernel
-def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out, sums):
-    words = (depth + 63) // 64
+def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
+    words = (depth + 31) // 32
     for tile in range(start, stop):
         first = tile // blocks * group_columns + 16 * (tile % blocks)
         count = min(16, group_columns - 16 * (tile % blocks))
         for t in range(taps.size):
-            for i in range(depth):
-                source = (taps[t] * depth + i) * columns + first
-                total = t * sums.size // taps.size + tile * 16
-                bit = np.uint64(i % 64)
-                for plane in range(planes):
-                    target = (((tile * planes + plane) * taps.size + t) * words + i // 64) * 16
+            source = taps[t] * depth * columns + first
+            for plane in range(planes):
+                target = ((tile * planes + plane) * taps.size + t) * words * 16
+                for word in range(words):
+                    begin, end = 32 * word, min(depth, 32 * word + 32)
+                    if count == 16:
+                        bits = zero()
+                        for i in range(begin, end):
+                            bits = gather_column_bits(bits, codes, source + i * columns, plane, i - begin)
+                        store(out, target + 16 * word, bits)
+                        continue
                     for c in range(count):
-                        word = np.uint64((at(codes, source + c) >> plane) & 1) << bit
-                        put(out, target + c, at(out, target + c) | word)
-                for c in range(count):
-                    put(sums, total + c, at(sums, total + c) + at(codes, source + c))
+                        one = np.uint32(0)
+                        for i in range(begin, end):
+                            one |= np.uint32((at(codes, source + i * columns + c) >> plane) & 1) << np.uint32(i - begin)
+                        put(out, target + 16 * word + c, one)
 
 
 @kernel
-def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out, sums):
-    words = (depth + 63) // 64
+def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
+    words = (depth + 31) // 32
     for tile in range(start, stop):
         group = tile // blocks
         for t in range(taps.size):
@@ -118,12 +118,8 @@ def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, c
                 for plane in range(planes):
                     target = ((tile * planes + plane) * taps.size + t) * words * 16 + c
                     for word in range(words):
-                        count = min(64, depth - 64 * word)
-                        out[target + 16 * word] = gather_bits(codes, source + 64 * word, count, plane)
-                total = np.int32(0)
-                for i in range(depth):
-                    total += np.int32(at(codes, source + i))
-                put(sums, t * sums.size // taps.size + tile * 16 + c, total)
+                        count = min(32, depth - 32 * word)
+                        put(out, target + 16 * word, gather_bits(codes, source + 32 * word, count, plane))
 
 
 def pack_weight(codes, conv, along, taps=None):
@@ -138,8 +134,8 @@ def pack_weight(codes, conv, along, taps=None):
 
     Returns
     -------
-    words : uint64 array, shape (groups, blocks, bits, len(taps) * words of the depth, 16)
-    sums : int32 array, shape (len(taps), groups * blocks * 16); codes summed along the packed axis
+    words : uint32 array, shape (groups, blocks, planes, len(taps) * words of the depth, 16)
+    sums : int64 array, shape (len(taps), groups * blocks * 16); sum of 2**shift * bit over planes and the packed axis
     """
     if taps is None:
         taps = np.arange(conv.kernel[0] * conv.kernel[1])
@@ -147,12 +143,15 @@ def pack_weight(codes, conv, along, taps=None):
         pack, depth, group_columns = _pack_weight_along_inputs, conv.group_in, conv.group_out
     else:
         pack, depth, group_columns = _pack_weight_along_outputs, conv.group_out, conv.group_in
-    blocks = blocks_for(group_columns)
-    out = np.zeros((conv.groups, blocks, codes.bits, len(taps) * words_for(depth), COLUMNS), np.uint64)
-    sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
-    threads.run(pack, conv.groups * blocks, codes.values.reshape(-1), taps, depth, group_columns, conv.out_channels,
-                codes.bits, blocks, out.reshape(-1), sums.reshape(-1))
-    return out, sums
+    blocks, shifts = blocks_for(group_columns), planes_of(codes).shifts
+    shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
+    out = (np.zeros if group_columns % COLUMNS else np.empty)(shape, np.uint32)
+    threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
+                len(shifts), blocks, out.reshape(-1))
+    # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
+    counts = np.bitwise_count(out).reshape(*shape[:3], len(taps), -1, COLUMNS).sum(axis=4, dtype=np.int64)
+    sums = sum(counts[:, :, plane] << shift for plane, shift in enumerate(shifts)).transpose(2, 0, 1, 3)
+    return out, np.ascontiguousarray(sums).reshape(len(taps), -1)
 
 
 @kernel
@@ -163,7 +162,7 @@ def _pack_positions(start, stop, codes, height, width, channels, top, left, stri
     for sample in range(start, stop):
         for phase in range(phases):
             image = (sample * phases + phase) * planes
-            for q8 in range(out_words * 8):
+            for q8 in range(out_words * 4):
                 octet[:] = 0
                 found = False
                 for j in range(8):
@@ -184,11 +183,11 @@ def _pack_positions(start, stop, codes, height, width, channels, top, left, stri
                                     bit = np.uint8(at(codes, source + c) >> plane) & np.uint8(1)
                                     put(octet, target + c, at(octet, target + c) | np.uint8(bit << j))
                 if found:
-                    shift = np.uint64(q8 % 8 * 8)
+                    shift = np.uint32(q8 % 4 * 8)
                     for plane in range(planes):
-                        target = ((image + plane) * out_words + q8 // 8) * out_channels
+                        target = ((image + plane) * out_words + q8 // 4) * out_channels
                         for c in range(out_channels):
-                            bits = np.uint64(at(octet, plane * out_channels + c))
+                            bits = np.uint32(at(octet, plane * out_channels + c))
                             put(out, target + c, at(out, target + c) | (bits << shift))
 
 
@@ -207,10 +206,11 @@ def pack_positions(codes, groups, padding, stride, row_width, words, group_strid
 
     Returns
     -------
-    words : uint64 array, shape (N, sy * sx, bits, words, groups * group_stride)
+    words : uint32 array, shape (N, sy * sx, planes, words, groups * group_stride)
     """
     samples, height, width, channels = codes.values.shape
-    out = np.zeros((samples, stride[0] * stride[1], codes.bits, words, groups * group_stride), np.uint64)
-    threads.run(_pack_positions, samples, codes.values.reshape(-1), height, width, channels, *padding, *stride, row_width,
-                codes.bits, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
+    planes = len(planes_of(codes).shifts)
+    out = np.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
+    threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), height, width, channels, *padding, *stride,
+                row_width, planes, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
     return out

@@ -1,6 +1,7 @@
 """All three products of a convolution by XOR and popcount on bit planes.
 
-Write x_l for the bit planes of the left operand, w_m for those of the right one, n for 2**bits - 1 and
+Write x_l for the bit planes of the left operand, w_m for those of the right one, n for the sum of an operand's planes, each
+2**l (n = 2**bits - 1), and
 
     T = sum over l, m of 2**(l + m) * sum over words of popcount(x_l ^ w_m)
 
@@ -9,18 +10,9 @@ For one bit, a ^ b = a + b - 2ab. Summed over planes and positions this turns T 
     unsigned x bipolar    sum u * (2c - n_w)              = n_u * sum c - T
     bipolar x bipolar     sum (2v - n_v) * (2c - n_w)     = n_v * n_w * length - 2 T
 
-So each result is a constant from a small table minus T (or 2 T), and one loop computes T for all of them: a register
-tile of 4 rows x 16 columns, one XOR, one popcount and one addition a vector of 8 words.
-
-                   columns j .. j+15
-                 [ 8 words ][ 8 words ]        one step: load 16 words of the right operand,
-    row i   w -> [ T T T T ][ T T T T ]        broadcast one word of each of 4 rows,
-    row i+1 w -> [ T T T T ][ T T T T ]        8 times T += popcount(row ^ column)
-    row i+2 w -> [ T T T T ][ T T T T ]
-    row i+3 w -> [ T T T T ][ T T T T ]        between bit levels l + m: T = 2 T  (Horner's rule)
-
-Which words meet in which step is a table, so strides, padding, taps, planes and both operand layouts are the table's
-business and not the loop's. The factor 2 of the bipolar product is one more, empty, level of that table.
+So each result is a constant from a small table minus T (or 2 T), and one loop (``tiles``) computes T for all of them: an XOR,
+a popcount and an addition for sixteen words of 32 codes. Ternary codes have two planes of equal weight, whose bipolar sum is
+twice the level, so a product with them is halved.
 
 Padding. A zero word means code 0. An unsigned 0 is the real 0 that padding wants, and its share of T cancels in the
 formula. A bipolar code 0 stands for -n_v: the table takes it back where a tap lies outside the image, so it has one
@@ -36,217 +28,127 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.geometry import Operand, to_levels, top
-from bitnet.kernels.packing import COLUMNS, WORD, blocks_for, pack_channels, pack_positions, pack_weight, words_for
-from bitnet.kernels.spatial import Layout, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.vectors import (
-    MAGIC,
-    add,
-    add_scaled_difference,
-    at,
-    broadcast,
-    load,
-    put,
-    store_difference,
-    xor_popcount,
-    zero,
-)
-
-ROWS = 4
-ROW_BLOCK = 128  # rows of one tile of work: enough to amortise its set-up, few enough to share among threads
+from bitnet.kernels.geometry import planes_of, to_levels
+from bitnet.kernels.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.tiles import CHANNELS, add_products, run_spatial, store_grad
+from bitnet.kernels.vectors import at, put, store_shifted
 
 
-@inlined
-def _register_tile(lhs, i0, i1, i2, i3, rhs, j, levels, lhs_steps, rhs_steps):
-    """T of 4 rows x 16 columns: eight vectors of eight words."""
-    a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero()
-    for level in range(levels.size - 1):
-        a0, a1, b0, b1 = add(a0, a0), add(a1, a1), add(b0, b0), add(b1, b1)
-        c0, c1, d0, d1 = add(c0, c0), add(c1, c1), add(d0, d0), add(d1, d1)
-        for step in range(at(levels, level), at(levels, level + 1)):
-            i, column = at(lhs_steps, step), j + at(rhs_steps, step)
-            left, right = load(rhs, column), load(rhs, column + 8)
-            word = broadcast(lhs, i0 + i)
-            a0, a1 = add(a0, xor_popcount(word, left)), add(a1, xor_popcount(word, right))
-            word = broadcast(lhs, i1 + i)
-            b0, b1 = add(b0, xor_popcount(word, left)), add(b1, xor_popcount(word, right))
-            word = broadcast(lhs, i2 + i)
-            c0, c1 = add(c0, xor_popcount(word, left)), add(c1, xor_popcount(word, right))
-            word = broadcast(lhs, i3 + i)
-            d0, d1 = add(d0, xor_popcount(word, left)), add(d1, xor_popcount(word, right))
-    return a0, a1, b0, b1, c0, c1, d0, d1
+def _table(plan, planes, w_planes, sums, depth):
+    """What the sums of a spatial product are subtracted from, and whether twice."""
+    if planes.unsigned:
+        return planes.top * sums.sum(axis=0)[None], 0
+    level_sums = 2 * sums - w_planes.top * depth  # a padded code reads as -n: take its share back outside the image
+    return planes.top * (w_planes.top * depth * len(plan.taps) + (1 - plan.inside) @ level_sums), 1
 
 
-@kernel
-def _spatial(start, stop, samples, lhs, rhs, table, out, row_offsets, row_targets, row_classes, levels, lhs_steps,
-             rhs_steps, sample_words, group_words, block_words, groups, blocks, group_columns, out_pixels):
-    pixels = row_offsets.size
-    columns = groups * group_columns
-    i, o, t, n = np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64)
-    for tile in range(start, stop):
-        row = tile // (groups * blocks) * 128
-        last = min(row + 128, samples * pixels)
-        slot = tile % (groups * blocks)
-        group, block = slot // blocks, slot % blocks
-        first = group * group_columns + 16 * block
-        sample, p = row // pixels, row % pixels
-        while row < last:
-            for k in range(4):  # past the last row, its words are read again and nothing is written
-                i[k] = sample * sample_words + group * group_words + at(row_offsets, p)
-                o[k] = (sample * out_pixels + at(row_targets, p)) * columns + first
-                t[k] = (at(row_classes, p) * groups * blocks + slot) * 16
-                n[k] = group_columns - 16 * block if row < last else 0
-                if row < last - 1:
-                    p += 1
-                    if p == pixels:
-                        p = 0
-                        sample += 1
-                row += 1
-            a0, a1, b0, b1, c0, c1, d0, d1 = _register_tile(lhs, i[0], i[1], i[2], i[3], rhs, slot * block_words,
-                                                            levels, lhs_steps, rhs_steps)
-            store_difference(out, o[0], table, t[0], a0, n[0])
-            store_difference(out, o[0] + 8, table, t[0] + 8, a1, n[0] - 8)
-            store_difference(out, o[1], table, t[1], b0, n[1])
-            store_difference(out, o[1] + 8, table, t[1] + 8, b1, n[1] - 8)
-            store_difference(out, o[2], table, t[2], c0, n[2])
-            store_difference(out, o[2] + 8, table, t[2] + 8, c1, n[2] - 8)
-            store_difference(out, o[3], table, t[3], d0, n[3])
-            store_difference(out, o[3] + 8, table, t[3] + 8, d1, n[3] - 8)
+def _halved(scale, *planes):
+    """The scale of results that the sums of ternary planes give twice; exact, as any power of two is."""
+    return scale * np.float32(0.5 ** sum(operand.halvings for operand in planes))
 
 
-def _run_spatial(plan, lhs, lhs_words, rhs, rhs_words, sums, out, groups, group_columns):
-    """Write one spatial product, all its rows and columns, into ``out`` (N, height, width, columns), int32."""
-    samples, blocks = len(out), blocks_for(group_columns)
-    if lhs.encoding == "unsigned":
-        table = top(lhs) * sums.sum(axis=0, dtype=np.int64)[None]
-    else:  # a padded gradient reads as code 0, that is -n: take its share back outside the image
-        depth = lhs.values.shape[-1] // groups
-        level_sums = 2 * sums.astype(np.int64) - top(rhs) * depth
-        table = top(lhs) * (top(rhs) * depth * len(plan.taps) + (1 - plan.inside) @ level_sums)
-    sample_words = lhs_words[0].size
-    tiles = -(-samples * len(plan.row_offsets) // ROW_BLOCK) * groups * blocks
-    threads.run(_spatial, tiles, samples, lhs_words.reshape(-1), rhs_words.reshape(-1), table.astype(np.int32).reshape(-1),
-                out.reshape(-1), plan.row_offsets, plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps,
-                plan.rhs_steps, sample_words, sample_words // groups, rhs_words[0, 0].size, groups, blocks, group_columns,
-                out.shape[1] * out.shape[2])
-
-
-def forward(x, w, conv):
+def forward(x, w, conv, dtype=np.int32):
     """Integer convolution of input codes with weight codes.
 
     Parameters
     ----------
-    x : operand (N, H, W, C), unsigned or bipolar; w : bipolar operand (kh, kw, C / groups, F); conv : Conv
+    x : operand (N, H, W, C); w : bipolar or ternary operand (kh, kw, C / groups, F); conv : Conv
+    dtype : int32, or int16 where all results fit
 
     Returns
     -------
-    accum : int32 array (N, OH, OW, F), the sum of input level times weight level
+    accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level
     """
-    size = x.values.shape[1:3]
-    bipolar = x.encoding == "bipolar"
-    plan = forward_plan(conv, size, Layout(words_for(conv.group_in), COLUMNS, x.bits, w.bits, bipolar), border=bipolar)
-    out = np.empty((len(x.values), *conv.output_size(*size), conv.out_channels), np.int32)
     weight, sums = pack_weight(w, conv, "inputs")
-    _run_spatial(plan, x, pack_channels(x, conv.groups, conv.padding), w, weight, sums, out, conv.groups, conv.group_out)
-    return out
+    return forward_packed(pack_channels(x, conv.groups, conv.padding), x, weight, sums, w, conv, x.values.shape[1:3], dtype)
 
 
-def forward_packed(words, bits, weight, sums, conv, size):
-    """``forward`` of unsigned codes that ``pack_channels`` packed, with a weight that ``pack_weight`` packed.
+def forward_packed(words, x, weight, sums, w, conv, size, dtype=np.int32):
+    """``forward`` of operands that are packed already.
 
     Parameters
     ----------
-    words, bits : packed inputs (N, groups, bits, padded H, padded W, word), and their planes; ``size`` : (H, W)
-    weight, sums : what ``pack_weight`` returned along the inputs
+    words : what ``pack_channels`` returned; weight, sums : what ``pack_weight`` returned along the inputs
+    x, w : anything with the ``bits`` and ``encoding`` of the input and the weight; size : (H, W) of the input
     """
-    plan = forward_plan(conv, size, Layout(words_for(conv.group_in), COLUMNS, bits, weight.shape[2], False), border=False)
-    out = np.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32)
-    _run_spatial(plan, Operand(None, bits, "unsigned"), words, None, weight, sums, out, conv.groups, conv.group_out)
-    return out
+    planes, w_planes = planes_of(x), planes_of(w)
+    layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
+    plan = forward_plan(conv, size, layout, border=not planes.unsigned)
+    halvings = planes.halvings + w_planes.halvings
+    out = np.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32 if halvings else dtype)
+    table, doublings = _table(plan, planes, w_planes, sums, conv.group_in)
+    run_spatial(plan, words, weight, table, None, out, conv.groups, conv.group_out, 1, doublings)
+    return (out >> halvings).astype(dtype) if halvings else out
 
 
-def input_grad(g, w, conv, size):
-    """Integer gradient with respect to an input of ``size`` = (H, W): a convolution of the gradient with the same weight.
+def input_grad(g, w, conv, size, scale):
+    """Gradient with respect to an input of ``size`` = (H, W): a convolution of the gradient with the same weight.
 
     With stride s the result falls into s * s phases, each a convolution of its own with every s-th tap.
 
     Parameters
     ----------
-    g : bipolar operand (N, OH, OW, F); w : bipolar operand (kh, kw, C / groups, F); conv : Conv
+    g : bipolar or ternary operand (N, OH, OW, F); w : likewise (kh, kw, C / groups, F); conv : Conv
+    scale : float32 array (N,)
 
     Returns
     -------
-    accum : int32 array (N, H, W, C), the sum of gradient level times weight level
+    grad : float32 array (N, H, W, C), the sum of gradient level times weight level, times the sample's scale
     """
-    plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), COLUMNS, g.bits, w.bits, True))
+    g_planes, w_planes = planes_of(g), planes_of(w)
+    plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), 1, g_planes.shifts, w_planes.shifts))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
-    out = (np.empty if covered else np.zeros)((len(g.values), *size, conv.in_channels), np.int32)
-    gradient = pack_channels(g, conv.groups, padding)
+    out = (np.empty if covered else np.zeros)((len(g.values), *size, conv.in_channels), np.float32)
+    gradient, scale = pack_channels(g, conv.groups, padding), _halved(scale, g_planes, w_planes)
     for plan in plans:
         weight, sums = pack_weight(w, conv, "outputs", plan.taps)
-        _run_spatial(plan, g, gradient, w, weight, sums, out, conv.groups, conv.group_in)
+        table, doublings = _table(plan, g_planes, w_planes, sums, conv.group_out)
+        run_spatial(plan, gradient, weight, table, scale, out, conv.groups, conv.group_in, 1, doublings)
     return out
 
 
 @inlined
-def _shift(stream, source, channels, count, offset, mask, out, target, stride):
-    """Cut words from bit ``offset`` on out of the bit streams of ``count`` channels, and apply the mask."""
-    low = np.uint64(offset % 64)
-    source += offset // 64 * channels
+def _shift(stream, source, channels, count, offset, mask, out, target):
+    """Cut words from bit ``offset`` on out of the bit streams of ``count`` <= 16 channels, and apply the mask."""
+    low = offset % 32
+    source += offset // 32 * channels
     for word in range(mask.size):
         keep = at(mask, word)
-        if low == 0:
-            for c in range(count):
-                put(out, target + c, at(stream, source + c) & keep)
+        if count == 16:
+            store_shifted(out, target, stream, source, source + channels, low, keep)
         else:
             for c in range(count):
-                bits = (at(stream, source + c) >> low) | (at(stream, source + channels + c) << (np.uint64(64) - low))
-                put(out, target + c, bits & keep)
+                pair = np.uint64(at(stream, source + c)) | np.uint64(at(stream, source + channels + c)) << np.uint64(32)
+                put(out, target + c, np.uint32(pair >> np.uint64(low)) & keep)
         source += channels
-        target += stride
+        target += 16
 
 
 @kernel
-def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, mask, levels, lhs_steps,
-                 rhs_steps, x_bits, x_words, x_sample, x_phase, g_sample, groups, group_in, group_out, blocks, rows):
-    row_blocks = (group_in + rows - 1) // rows
-    padded = groups * blocks * 16
-    shifted = np.zeros(x_bits * mask.size * rows, np.uint64)
-    accum = np.empty(rows * blocks * 16, np.float64)
-    for tile in range(start, stop):
-        tap = tile // (groups * row_blocks)
-        group = tile // row_blocks % groups
-        first = tile % row_blocks * rows
-        count = min(rows, group_in - first)
+def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, kernel_x, mask, levels,
+                 lhs_steps, rhs_steps, doublings, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out,
+                 blocks):
+    row_blocks, channels = (group_in + 15) // 16, groups * group_in
+    shifted = np.zeros(planes * mask.size * 16, np.uint32)
+    accum = np.empty(kernel_x * 16 * blocks * 16, np.float32)
+    for tile in range(start, stop):  # 16 input channels and the taps of a filter row: one reading of x and g serves all
+        taps = tile // (groups * row_blocks) * kernel_x
+        group, first = tile // row_blocks % groups, tile % row_blocks * 16
+        count = min(16, group_in - first)
         accum[:] = 0
         for sample in range(samples):
-            source = sample * x_sample + tap_phases[tap] * x_phase
-            for plane in range(x_bits):
-                _shift(x, source + plane * x_words * groups * group_in + group * group_in + first, groups * group_in, count,
-                       tap_offsets[tap], mask, shifted, plane * mask.size * rows, rows)
             gradient = sample * g_sample + group * blocks * 16
-            constant = (tap_classes[tap] * samples + sample) * padded + group * blocks * 16
-            for block in range(blocks):
-                for row in range(0, count, 4):
-                    a0, a1, b0, b1, c0, c1, d0, d1 = _register_tile(
-                        shifted, row, row + 1, row + 2, row + 3, g, gradient + 16 * block, levels, lhs_steps, rhs_steps)
-                    k = constant + 16 * block
-                    o = (row * blocks + block) * 16
-                    add_scaled_difference(accum, o, table, k, a0, scale[sample])
-                    add_scaled_difference(accum, o + 8, table, k + 8, a1, scale[sample])
-                    o += 16 * blocks
-                    add_scaled_difference(accum, o, table, k, b0, scale[sample])
-                    add_scaled_difference(accum, o + 8, table, k + 8, b1, scale[sample])
-                    o += 16 * blocks
-                    add_scaled_difference(accum, o, table, k, c0, scale[sample])
-                    add_scaled_difference(accum, o + 8, table, k + 8, c1, scale[sample])
-                    o += 16 * blocks
-                    add_scaled_difference(accum, o, table, k, d0, scale[sample])
-                    add_scaled_difference(accum, o + 8, table, k + 8, d1, scale[sample])
-        for row in range(count):
-            target = ((tap * group_in + first + row) * groups + group) * group_out
-            for c in range(group_out):
-                out[target + c] = accum[row * blocks * 16 + c]
+            for t in range(kernel_x):
+                phase, offset, border = at(tap_phases, taps + t), at(tap_offsets, taps + t), at(tap_classes, taps + t)
+                source = sample * x_sample + phase * x_phase + group * group_in + first
+                for plane in range(planes):
+                    _shift(x, source + plane * plane_words * channels, channels, count, offset, mask, shifted,
+                           plane * mask.size * 16)
+                constant = ((border * samples + sample) * groups + group) * blocks * 16
+                add_products(accum, t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant, levels,
+                             lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
+        store_grad(out, accum, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -254,24 +156,22 @@ class _Streams(NamedTuple):
 
     x_words: int
     mask: np.ndarray  # bits of the stream that are output positions
-    rows: int
     levels: np.ndarray
     lhs_steps: np.ndarray
     rhs_steps: np.ndarray
 
 
 @lru_cache(maxsize=256)
-def _streams(conv, size, g_bits, x_bits, doubled):
-    plan = position_plan(conv, size, doubled)
+def _streams(conv, size, g_shifts, x_planes):
+    plan = position_plan(conv, size, not x_planes.unsigned)
     words = words_for(plan.positions[-1] + 1)
     mask = np.zeros(words * WORD, np.uint8)
     mask[plan.positions] = 1
-    row_blocks = -(-conv.group_in // 64)
-    rows = -(-conv.group_in // (row_blocks * ROWS)) * ROWS
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
-    table = steps(x_bits, g_bits, words * rows, words * columns, np.arange(words) * rows, np.arange(words) * columns, doubled)
+    table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
+                  np.arange(words) * columns)
     return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
-                    np.packbits(mask, bitorder="little").view("<u8").astype(np.uint64), rows, *table)
+                    np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), *table)
 
 
 def weight_grad(g, x, conv, scale):
@@ -281,34 +181,33 @@ def weight_grad(g, x, conv, scale):
 
     Parameters
     ----------
-    g : bipolar operand (N, OH, OW, F); x : operand (N, H, W, C), unsigned or bipolar; conv : Conv
-    scale : float64 array (N,), real value of one gradient level of each sample
+    g : bipolar or ternary operand (N, OH, OW, F); x : operand (N, H, W, C); conv : Conv
+    scale : float32 array (N,), real value of one gradient level of each sample
 
     Returns
     -------
-    grad : float64 array (kh, kw, C / groups, F), sum over samples of scale times integer product
+    grad : float32 array (kh, kw, C / groups, F), sum over samples of scale times integer product
     """
-    samples = len(g.values)
-    bipolar = x.encoding == "bipolar"
-    plan = position_plan(conv, x.values.shape[1:3], bipolar)
-    streams = _streams(conv, x.values.shape[1:3], g.bits, x.bits, bipolar)
+    samples, g_planes, x_planes = len(g.values), planes_of(g), planes_of(x)
+    plan = position_plan(conv, x.values.shape[1:3], not x_planes.unsigned)
+    streams = _streams(conv, x.values.shape[1:3], g_planes.shifts, x_planes)
     blocks = blocks_for(conv.group_out)
     gradient = pack_positions(g, conv.groups, (0, 0), (1, 1), plan.row_width, len(streams.mask), blocks * COLUMNS)
     x_words = pack_positions(x, conv.groups, (conv.padding[0][0], conv.padding[1][0]), conv.stride, plan.row_width,
                              streams.x_words, conv.group_in)
-    counts = np.bitwise_count(gradient[:, 0]).sum(axis=2, dtype=np.int32)  # (N, plane, columns)
-    sums = (counts << np.arange(g.bits, dtype=np.int32)[:, None]).sum(axis=1, dtype=np.int64)
-    if x.encoding == "unsigned":
-        table = top(x) * sums
-    else:
-        level_sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside)
+    counts = np.bitwise_count(gradient[:, 0]).sum(axis=2, dtype=np.int64)  # (N, plane, columns)
+    sums = (counts << np.array(g_planes.shifts)[:, None]).sum(axis=1)
+    table, doublings = x_planes.top * sums, 0
+    if not x_planes.unsigned:
+        level_sums = np.einsum("nyxf,tyx->tnf", to_levels(g) << g_planes.halvings, plan.inside)
         padded = np.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int64)
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
-        table = top(x) * (2 * sums - padded.reshape(len(padded), samples, -1))
-    out = np.empty(conv.weight_shape, np.float64)
-    tiles = len(plan.tap_offsets) * conv.groups * -(-conv.group_in // streams.rows)
-    threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), (table + MAGIC).reshape(-1),
-                np.asarray(scale, np.float64), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
-                streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, x.bits, streams.x_words, x_words[0].size,
-                x_words[0, 0].size, gradient[0].size, conv.groups, conv.group_in, conv.group_out, blocks, streams.rows)
+        table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
+    out = np.empty(conv.weight_shape, np.float32)
+    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
+    threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.astype(np.int32).reshape(-1),
+                _halved(scale, g_planes, x_planes), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
+                conv.kernel[1], streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, doublings,
+                len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size, gradient[0].size, conv.groups,
+                conv.group_in, conv.group_out, blocks)
     return out

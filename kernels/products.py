@@ -20,9 +20,17 @@ def _checked(codes, name, shape, encodings):
         raise ValueError(f"{name} must be uint8 codes of shape {shape}, got {values.dtype} of shape {values.shape}")
     if not 1 <= codes.bits <= 8:
         raise ValueError(f"{name} must have 1 to 8 bits, got {codes.bits}")
+    if codes.encoding == "ternary" and codes.bits != 2:
+        raise ValueError(f"{name} of ternary codes must have 2 bits, got {codes.bits}")
     if codes.encoding not in encodings:
-        raise ValueError(f"{name} must be {' or '.join(encodings)} codes, got {codes.encoding!r}")
+        raise ValueError(f"{name} must be {', '.join(encodings[:-1])} or {encodings[-1]} codes, got {codes.encoding!r}")
     return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding)
+
+
+def _checked_scale(scale, samples):
+    if np.shape(scale) != (samples,):
+        raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {np.shape(scale)}")
+    return np.ascontiguousarray(scale, np.float32)
 
 
 def _check_range(lhs, rhs, length):
@@ -40,53 +48,57 @@ def forward(family, x, w, conv):
     Parameters
     ----------
     family : a name in FAMILIES
-    x : codes (N, H, W, C), unsigned or bipolar; w : bipolar codes (kh, kw, C / groups, F); conv : Conv
+    x : codes (N, H, W, C); w : bipolar or ternary codes (kh, kw, C / groups, F); conv : Conv
 
     Returns
     -------
-    accum : int32 array (N, OH, OW, F), the sum of input level times weight level
+    accum : array (N, OH, OW, F), the sum of input level times weight level: int16 where no sum can exceed it, else int32
 
     Raises
     ------
     ValueError : shapes, types or encodings are others than these, or the sum could overflow int32.
     """
     samples, height, width, _ = x.values.shape
-    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar"))
-    w = _checked(w, "weight", conv.weight_shape, ("bipolar",))
-    _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
+    w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
+    length = conv.group_in * conv.kernel[0] * conv.kernel[1]
+    _check_range(x, w, length)
+    dtype = np.int16 if top(x) * top(w) * length <= np.iinfo(np.int16).max else np.int32
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
     if samples == 0:
-        return np.zeros(shape, np.int32)
-    accum = FAMILIES[family].forward(_reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape), conv)
-    return accum.reshape(shape)
+        return np.zeros(shape, dtype)
+    x, w = _reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape)
+    return FAMILIES[family].forward(x, w, conv, dtype).reshape(shape)
 
 
-def input_grad(family, g, w, conv, size):
-    """Integer gradient with respect to an input of ``size`` = (H, W).
+def input_grad(family, g, w, conv, size, scale):
+    """Gradient with respect to an input of ``size`` = (H, W).
 
     Parameters
     ----------
     family : a name in FAMILIES
-    g : bipolar codes (N, OH, OW, F); w : bipolar codes (kh, kw, C / groups, F); conv : Conv
+    g : bipolar or ternary codes (N, OH, OW, F); w : likewise (kh, kw, C / groups, F); conv : Conv
+    scale : array (N,), what one unit of the integer product is worth in each sample
 
     Returns
     -------
-    accum : int32 array (N, H, W, C), the sum of gradient level times weight level
+    grad : float32 array (N, H, W, C), the integer sum of gradient level times weight level, times scale (both in float32)
 
     Raises
     ------
     ValueError : shapes, types or encodings are others than these, or the sum could overflow int32.
     """
     samples = len(g.values)
-    g = _checked(g, "gradient", (samples, *conv.output_size(*size), conv.out_channels), ("bipolar",))
-    w = _checked(w, "weight", conv.weight_shape, ("bipolar",))
+    g = _checked(g, "gradient", (samples, *conv.output_size(*size), conv.out_channels), ("bipolar", "ternary"))
+    w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
+    scale = _checked_scale(scale, samples)
     _check_range(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
     shape = (samples, *size, conv.in_channels)
     if samples == 0:
-        return np.zeros(shape, np.int32)
+        return np.zeros(shape, np.float32)
     conv, size = conv.flattened(*size)
-    return FAMILIES[family].input_grad(g, _reshaped(w, conv.weight_shape), conv, size).reshape(shape)
+    return FAMILIES[family].input_grad(g, _reshaped(w, conv.weight_shape), conv, size, scale).reshape(shape)
 
 
 def weight_grad(family, g, x, conv, scale):
@@ -98,27 +110,25 @@ def weight_grad(family, g, x, conv, scale):
     Parameters
     ----------
     family : a name in FAMILIES
-    g : bipolar codes (N, OH, OW, F); x : codes (N, H, W, C), unsigned or bipolar; conv : Conv
-    scale : float array (N,), what one gradient level of each sample is worth
+    g : bipolar or ternary codes (N, OH, OW, F); x : codes (N, H, W, C); conv : Conv
+    scale : array (N,), what one gradient level of each sample is worth
 
     Returns
     -------
-    grad : array (kh, kw, C / groups, F), sum over samples of scale times integer product: float64, of pixels float32
+    grad : float32 array (kh, kw, C / groups, F), sum over samples of scale times integer product, all in float32
 
     Raises
     ------
     ValueError : shapes, types or encodings are others than these, or a sum could overflow int32.
     """
     samples, height, width, _ = x.values.shape
-    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar"))
+    x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
     out_size = conv.output_size(height, width)
-    g = _checked(g, "gradient", (samples, *out_size, conv.out_channels), ("bipolar",))
-    if np.shape(scale) != (samples,):
-        raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {np.shape(scale)}")
-    scale = np.asarray(scale, np.float64)
+    g = _checked(g, "gradient", (samples, *out_size, conv.out_channels), ("bipolar", "ternary"))
+    scale = _checked_scale(scale, samples)
     _check_range(g, x, out_size[0] * out_size[1])
     if samples == 0:
-        return np.zeros(conv.weight_shape)
+        return np.zeros(conv.weight_shape, np.float32)
     if out_size == (1, 1):
         return weight_grad_of_pixels(g, x, conv, scale)
     return FAMILIES[family].weight_grad(g, x, conv, scale)
@@ -131,5 +141,5 @@ def runs_on_pixels(conv, size):
 
 def weight_grad_of_pixels(g, x, conv, scale):
     """Weight gradient where the output is one pixel: one float32 matrix product over the samples, on scaled levels."""
-    gradient = (to_levels(g, np.float64) * scale[:, None, None, None]).astype(np.float32)
+    gradient = to_levels(g, np.float32) * scale[:, None, None, None]
     return dense.weight_grad(gradient, to_levels(x, np.float32), conv)

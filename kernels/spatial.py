@@ -10,35 +10,44 @@ from typing import NamedTuple
 
 import numpy as np
 
+COLUMNS = 16  # of a register tile: a vector of 32-bit lanes
+
+
+def blocks_for(columns):
+    """Register tiles that hold ``columns`` columns."""
+    return -(-columns // COLUMNS)
+
 
 class Layout(NamedTuple):
     """How a kernel family lays out its operands.
 
-    words : words of one pixel's channels (of one group, in one plane); columns : columns of a register tile
-    lhs_planes, rhs_planes : planes of the operands; doubled : is the result twice the sum
+    words : steps that one pixel's channels take (of one group, in one plane); unit : elements of the left array a step
+    lhs_shifts, rhs_shifts : the power of two that each plane of an operand counts; one 0 where there are no planes
     """
 
     words: int
-    columns: int
-    lhs_planes: int
-    rhs_planes: int
-    doubled: bool
+    unit: int
+    lhs_shifts: tuple
+    rhs_shifts: tuple
 
 
-def steps(lhs_planes, rhs_planes, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets, doubled):
-    """The table of steps: word offsets of both operands, ordered by bit level l + m from the highest to the lowest.
+def steps(lhs_shifts, rhs_shifts, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets):
+    """The table of steps: offsets into both operands, those of planes that count most first.
 
-    lhs_plane, rhs_plane : words from one plane to the next; the offsets are those of the words of one plane
-    doubled : one more, empty, level at the end, which doubles the result
+    lhs_plane, rhs_plane : from one plane to the next; the offsets are those of the steps of one plane
+
+    Returns
+    -------
+    levels : int64 array; steps levels[i] to levels[i + 1] count twice as much as the ones after them
+    lhs, rhs : int64 arrays, where in the operands each step reads
     """
+    pairs = [(p + q, l, m) for l, p in enumerate(lhs_shifts) for m, q in enumerate(rhs_shifts)]
     levels, lhs, rhs = [0], [], []
-    for s in range(lhs_planes + rhs_planes - 2, -1, -1):
-        for l in range(max(0, s - rhs_planes + 1), min(lhs_planes - 1, s) + 1):
+    for shift in range(max(lhs_shifts) + max(rhs_shifts), -1, -1):
+        for _, l, m in (pair for pair in pairs if pair[0] == shift):
             lhs.append(l * lhs_plane + lhs_offsets)
-            rhs.append((s - l) * rhs_plane + rhs_offsets)
+            rhs.append(m * rhs_plane + rhs_offsets)
         levels.append(sum(map(len, lhs)))
-    if doubled:
-        levels.append(levels[-1])
     return np.array(levels), np.concatenate(lhs), np.concatenate(rhs)
 
 
@@ -90,9 +99,9 @@ class PositionPlan(NamedTuple):
 class Plan(NamedTuple):
     """Everything about a spatial product that depends on shapes alone."""
 
-    row_offsets: np.ndarray
-    row_targets: np.ndarray
-    row_classes: np.ndarray
+    row_offsets: np.ndarray  # where each result begins in its image
+    row_targets: np.ndarray  # its position among all results of its image
+    row_classes: np.ndarray  # its border class
     taps: np.ndarray
     inside: np.ndarray       # (classes, taps), 1 where the tap lies in the image
     levels: np.ndarray
@@ -101,12 +110,13 @@ class Plan(NamedTuple):
 
 
 def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
-    row_offsets = (vertical.origins[:, None] * padded[1] + horizontal.origins) * layout.words
+    pixel = layout.words * layout.unit
+    row_offsets = (vertical.origins[:, None] * padded[1] + horizontal.origins) * pixel
     row_targets = vertical.targets[:, None] * width + horizontal.targets
-    offsets = (np.arange(len(vertical.taps))[:, None] * padded[1] + np.arange(len(horizontal.taps))) * layout.words
-    offsets = (offsets[..., None] + np.arange(layout.words)).ravel()
-    table = steps(layout.lhs_planes, layout.rhs_planes, padded[0] * padded[1] * layout.words, layout.columns * len(offsets),
-                  offsets, layout.columns * np.arange(len(offsets)), layout.doubled)
+    offsets = (np.arange(len(vertical.taps))[:, None] * padded[1] + np.arange(len(horizontal.taps))) * pixel
+    offsets = (offsets[..., None] + np.arange(layout.words) * layout.unit).ravel()
+    table = steps(layout.lhs_shifts, layout.rhs_shifts, padded[0] * padded[1] * pixel, COLUMNS * len(offsets), offsets,
+                  COLUMNS * np.arange(len(offsets)))
     rows, row_class = np.unique(vertical.inside, axis=0, return_inverse=True)
     columns, column_class = np.unique(horizontal.inside, axis=0, return_inverse=True)
     inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)

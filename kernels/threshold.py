@@ -16,7 +16,7 @@ from bitnet.kernels.vectors import at, put
 @kernel
 def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channels, pool, out_height, out_width, planes, top,
                      left, padded_height, padded_width, out):
-    words = (channels + 63) // 64
+    words = (channels + 31) // 32
     value, code = np.empty(channels, np.int32), np.empty(channels, np.uint8)
     for row in range(start, stop):  # a row of results
         sample, oy = row // out_height, row % out_height
@@ -35,7 +35,7 @@ def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channe
                 image = (sample * planes + plane) * padded_height + oy + top
                 target = (image * padded_width + ox + left) * words
                 for word in range(words):
-                    out[target + word] = gather_bits(code, 64 * word, min(64, channels - 64 * word), plane)
+                    out[target + word] = gather_bits(code, 32 * word, min(32, channels - 32 * word), plane)
 
 
 def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
@@ -43,20 +43,20 @@ def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
 
     Parameters
     ----------
-    accum : int32 array (N, H, W, C)
+    accum : int16 or int32 array (N, H, W, C)
     sign : int32 array (C,) of +1 and -1; thresholds : int32 array (2**bits - 1, C), rising along the first axis
     pool : size of the max-pooling windows, which do not overlap; 1 for none
     padding : ((top, bottom), (left, right)) zero pixels that the next convolution wants
 
     Returns
     -------
-    words : uint64 array (N, 1, bits, H // pool + top + bottom, W // pool + left + right, words of C), as ``pack_channels``
+    words : uint32 array (N, 1, bits, H // pool + top + bottom, W // pool + left + right, words of C), as ``pack_channels``
         packs codes; code = number of thresholds t with sign * accum >= t
     """
     samples, height, width, channels = accum.shape
     (top, bottom), (left, right) = padding
     out_height, out_width = height // pool, width // pool
-    out = np.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint64)
+    out = np.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint32)
     threads.run(_pack_thresholds, samples * out_height, accum.reshape(-1), sign, thresholds.reshape(-1), height, width,
                 channels, pool, out_height, out_width, bits, top, left, out.shape[3], out.shape[4], out.reshape(-1))
     return out

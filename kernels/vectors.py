@@ -1,8 +1,9 @@
-"""A vocabulary of explicit vectors: eight 64-bit words that LLVM keeps in registers.
+"""A vocabulary of explicit vectors for Numba: sixteen 32-bit numbers that LLVM keeps in registers.
 
 Numba's own vectoriser reaches a third of the machine's popcount limit, because it decides by itself what to keep in
-registers. Here the kernel says so: a value of type ``Words8`` is an LLVM ``<8 x i64>``, one AVX-512 register, two AVX2
-or four SSE or NEON ones. LLVM lowers the same operations to whatever the target has, so nothing here names a machine.
+registers. Here the kernel says so: a value of type ``Ints16`` is an LLVM ``<16 x i32>``, one AVX-512 register, two AVX2 or
+four SSE or NEON ones; ``Floats16`` the same of float32. LLVM lowers the operations to whatever the target has, so nothing
+here names a machine, but for one instruction in ``dot``.
 
 The functions exist in compiled code only. Indices are in elements of a one-dimensional array and are not checked.
 """
@@ -10,30 +11,44 @@ The functions exist in compiled code only. Indices are in elements of a one-dime
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-LANES = 8
+LANES = 16
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_WORDS = ir.VectorType(_I64, LANES)
 _INTS = ir.VectorType(_I32, LANES)
-_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+_SHORTS = ir.VectorType(_I16, LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
 
-class Words8(types.Type):
-    """The Numba type of eight 64-bit words in a vector register."""
+class Ints16(types.Type):
+    """The Numba type of sixteen 32-bit integers or words in vector registers."""
 
     def __init__(self):
-        super().__init__(name="Words8")
+        super().__init__(name="Ints16")
 
 
-words8 = Words8()
+class Floats16(types.Type):
+    """The Numba type of sixteen float32 numbers in vector registers."""
+
+    def __init__(self):
+        super().__init__(name="Floats16")
 
 
-@register_model(Words8)
-class _Words8Model(models.PrimitiveModel):
+ints16, floats16 = Ints16(), Floats16()
+
+
+@register_model(Ints16)
+class _Ints16Model(models.PrimitiveModel):
     def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, _WORDS)
+        super().__init__(manager, frontend_type, _INTS)
+
+
+@register_model(Floats16)
+class _Floats16Model(models.PrimitiveModel):
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _FLOATS)
 
 
 def _pointer(context, builder, array_type, array, index, element):
@@ -52,14 +67,14 @@ def _store(builder, value, pointer, align):
 
 
 def _store_first(builder, count, value, pointer):
-    """Store the first ``count`` lanes of a vector of 32-bit numbers."""
+    """Store the first ``count`` lanes of a vector of numbers of 16 or 32 bits."""
     vector = value.type
     lanes = ir.Constant(ir.VectorType(_I32, vector.count), list(range(vector.count)))
     wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), lanes.type))
-    kind = "f32" if isinstance(vector.element, ir.FloatType) else "i32"
+    kind, size = {_FLOATS: ("f32", 4), _INTS: ("i32", 4), _SHORTS: ("i16", 2)}[vector]
     store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
         ir.VoidType(), [vector, pointer.type, _I32, wanted.type]), f"llvm.masked.store.v{vector.count}{kind}.p0")
-    builder.call(store, [value, pointer, _I32(4), wanted])
+    builder.call(store, [value, pointer, _I32(size), wanted])
 
 
 def _splat(builder, scalar, vector_type):
@@ -67,50 +82,6 @@ def _splat(builder, scalar, vector_type):
     first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
     lanes = ir.Constant(ir.VectorType(_I32, vector_type.count), [0] * vector_type.count)
     return builder.shuffle_vector(first, undefined, lanes)
-
-
-@intrinsic
-def zero(typing):
-    """``() -> Words8`` of zeros."""
-    return words8(), lambda context, builder, signature, args: ir.Constant(_WORDS, [0] * LANES)
-
-
-@intrinsic
-def load(typing, array, index):
-    """``array[index : index + 8]`` of a uint64 array."""
-
-    def generate(context, builder, signature, args):
-        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _WORDS), 8)
-
-    return words8(array, index), generate
-
-
-@intrinsic
-def broadcast(typing, array, index):
-    """``array[index]`` of a uint64 array in all eight lanes."""
-
-    def generate(context, builder, signature, args):
-        word = _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _I64), 8)
-        return _splat(builder, word, _WORDS)
-
-    return words8(array, index), generate
-
-
-@intrinsic
-def add(typing, a, b):
-    """Lane-wise sum."""
-    return words8(a, b), lambda context, builder, signature, args: builder.add(*args)
-
-
-@intrinsic
-def xor_popcount(typing, a, b):
-    """Lane-wise number of bits in which ``a`` and ``b`` differ."""
-
-    def generate(context, builder, signature, args):
-        popcount = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_WORDS, [_WORDS]), "llvm.ctpop.v8i64")
-        return builder.call(popcount, [builder.xor(*args)])
-
-    return words8(a, b), generate
 
 
 @intrinsic
@@ -138,47 +109,177 @@ def put(typing, array, index, value):
 
 
 @intrinsic
-def store_difference(typing, out, index, table, table_index, words, count):
-    """``out[index : index + 8] = table[table_index : table_index + 8] - words`` in int32, the first ``count`` of them.
-
-    Nothing is written where count <= 0, so that the caller needs no branch.
-    """
-
-    def generate(context, builder, signature, args):
-        out, index, table, table_index, words, count = args
-        types_ = signature.args
-        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS), 4)
-        difference = builder.sub(constant, builder.trunc(words, _INTS))
-        _store_first(builder, count, difference, _pointer(context, builder, types_[0], out, index, _INTS))
-        return context.get_dummy_value()
-
-    return types.void(out, index, table, table_index, words, count), generate
-
-
-MAGIC = 0x4338000000000000  # the bits of MAGIC_FLOAT; adding a small integer to either adds it to the other
-MAGIC_FLOAT = 6755399441055744.0  # 2**52 + 2**51
+def zero(typing):
+    """``() -> Ints16`` of zeros."""
+    return ints16(), lambda context, builder, signature, args: ir.Constant(_INTS, [0] * LANES)
 
 
 @intrinsic
-def add_scaled_difference(typing, out, index, table, table_index, words, scale):
-    """``out[index : index + 8] += scale * (table[table_index : table_index + 8] - words)`` in float64.
+def load(typing, array, index):
+    """``array[index : index + 16]`` of an array of 32-bit integers."""
 
-    ``table`` holds int64 integers plus MAGIC: their difference, read as a float64, is the integer plus MAGIC_FLOAT, so
-    that no conversion is needed (few machines have one). Multiplied and added in two roundings, as NumPy does it.
+    def generate(context, builder, signature, args):
+        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _INTS), 4)
+
+    return ints16(array, index), generate
+
+
+@intrinsic
+def broadcast(typing, array, index):
+    """Sixteen times the 32 bits that begin at ``array[index]``: a word, or four bytes."""
+
+    def generate(context, builder, signature, args):
+        word = _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _I32), 1)
+        return _splat(builder, word, _INTS)
+
+    return ints16(array, index), generate
+
+
+@intrinsic
+def add(typing, a, b):
+    """Lane-wise sum."""
+    return ints16(a, b), lambda context, builder, signature, args: builder.add(*args)
+
+
+@intrinsic
+def shift_left(typing, a, bits):
+    """``a << bits``, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        return builder.shl(args[0], _splat(builder, builder.trunc(args[1], _I32), _INTS))
+
+    return ints16(a, types.int64), generate
+
+
+def _bit_product(builder, accum, a, b):
+    popcount = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS, [_INTS]), f"llvm.ctpop.v{LANES}i32")
+    return builder.add(accum, builder.call(popcount, [builder.xor(a, b)]))
+
+
+@intrinsic
+def xor_popcount(typing, accum, a, b):
+    """``accum`` plus the number of bits in which ``a`` and ``b`` differ, lane by lane."""
+    return ints16(accum, a, b), lambda context, builder, signature, args: _bit_product(builder, *args)
+
+
+def target_multiplies_bytes():
+    """Does the machine that Numba compiles for (not the one it runs on) have byte dot products of 512 bits?"""
+    return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")
+
+
+def _byte_product(builder, accum, unsigned, signed):
+    if target_multiplies_bytes():
+        vpdpbusd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS, [_INTS] * 3),
+                                                  "llvm.x86.avx512.vpdpbusd.512")
+        return builder.call(vpdpbusd, [accum, unsigned, signed])
+    for byte in range(4):
+        up, down = (ir.Constant(_INTS, [shift] * LANES) for shift in (24 - 8 * byte, 24))
+        u = builder.lshr(builder.shl(unsigned, up), down)
+        s = builder.ashr(builder.shl(signed, up), down)
+        accum = builder.add(accum, builder.mul(u, s))
+    return accum
+
+
+@intrinsic
+def dot(typing, accum, unsigned, signed):
+    """``accum + u0 * s0 + u1 * s1 + u2 * s2 + u3 * s3``: bytes of ``unsigned`` (0..255) and ``signed`` (-128..127) a lane.
+
+    One instruction (VPDPBUSD) where the target has it; elsewhere the same integers, byte by byte.
+    """
+    return ints16(accum, unsigned, signed), lambda context, builder, signature, args: _byte_product(builder, *args)
+
+
+@intrinsic
+def multiply_codes(typing, accum, array, index, column):
+    """``accum`` plus the product of 32 bits of codes, broadcast from ``array[index]``, with a vector of columns.
+
+    In an array of uint32 these are 32 codes of a bit plane: ``xor_popcount``. In an array of uint8 they are 4 codes: ``dot``.
+    """
+    product = {types.uint32: _bit_product, types.uint8: _byte_product}.get(array.dtype)
+    if product is None:
+        raise TypingError(f"codes come in arrays of uint32 (bit planes) or uint8 (bytes), got {array.dtype}")
+
+    def generate(context, builder, signature, args):
+        accum, array, index, column = args
+        word = _load(builder, _pointer(context, builder, signature.args[1], array, index, _I32), 1)
+        return product(builder, accum, _splat(builder, word, _INTS), column)
+
+    return ints16(accum, array, index, column), generate
+
+
+def _result(context, builder, types_, lhs, table, table_index, sums, doublings):
+    """``table[table_index : table_index + 16] - (sums << doublings)`` of bit planes, + of bytes; types of lhs and table."""
+    constant = _load(builder, _pointer(context, builder, types_[1], table, table_index, _INTS), 4)
+    sums = builder.shl(sums, _splat(builder, builder.trunc(doublings, _I32), _INTS))
+    return (builder.sub if types_[0].dtype is types.uint32 else builder.add)(constant, sums)
+
+
+@intrinsic
+def store_result(typing, out, index, lhs, table, table_index, sums, doublings, scale, count):
+    """``out[index : index + 16]`` = what ``multiply_codes`` with the left array ``lhs`` summed, made a result.
+
+    That is ``table[table_index : table_index + 16] - 2**doublings * sums`` of bit planes, + of bytes. ``out`` is int32, int16
+    or float32; as floats the integers are multiplied by ``scale``, both roundings as NumPy's. ``count``: of the lanes; None:
+    all.
+    """
+    vector = {types.int32: _INTS, types.int16: _SHORTS, types.float32: _FLOATS}[out.dtype]
+
+    def generate(context, builder, signature, args):
+        out, index, lhs, table, table_index, sums, doublings, scale, count = args
+        types_ = signature.args
+        value = _result(context, builder, types_[2:4], lhs, table, table_index, sums, doublings)
+        if vector is _SHORTS:
+            value = builder.trunc(value, vector)
+        elif vector is _FLOATS:
+            value = builder.fmul(builder.sitofp(value, vector), _splat(builder, scale, vector))
+        pointer = _pointer(context, builder, types_[0], out, index, vector)
+        if isinstance(types_[-1], types.NoneType):
+            _store(builder, value, pointer, 2 if vector is _SHORTS else 4)
+        else:
+            _store_first(builder, count, value, pointer)
+        return context.get_dummy_value()
+
+    count = types.none if isinstance(count, types.NoneType) else types.int64
+    return types.void(out, index, lhs, table, table_index, sums, types.int64, types.float32, count), generate
+
+
+@intrinsic
+def add_scaled_result(typing, out, index, lhs, table, table_index, sums, doublings, scale):
+    """``out[index : index + 16]`` += ``scale`` times the result that ``store_result`` describes, in float32.
+
+    Converted, multiplied and added in three roundings, as NumPy does it.
     """
 
     def generate(context, builder, signature, args):
-        out, index, table, table_index, words, scale = args
+        out, index, lhs, table, table_index, sums, doublings, scale = args
         types_ = signature.args
-        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _WORDS), 8)
-        difference = builder.bitcast(builder.sub(constant, words), _DOUBLES)
-        difference = builder.fsub(difference, ir.Constant(_DOUBLES, [MAGIC_FLOAT] * LANES))
-        pointer = _pointer(context, builder, types_[0], out, index, _DOUBLES)
-        product = builder.fmul(difference, _splat(builder, scale, _DOUBLES))
-        _store(builder, builder.fadd(_load(builder, pointer, 8), product), pointer, 8)
+        value = _result(context, builder, types_[2:4], lhs, table, table_index, sums, doublings)
+        product = builder.fmul(builder.sitofp(value, _FLOATS), _splat(builder, scale, _FLOATS))
+        pointer = _pointer(context, builder, types_[0], out, index, _FLOATS)
+        _store(builder, builder.fadd(_load(builder, pointer, 4), product), pointer, 4)
         return context.get_dummy_value()
 
-    return types.void(out, index, table, table_index, words, scale), generate
+    return types.void(out, index, lhs, table, table_index, sums, types.int64, types.float32), generate
+
+
+@intrinsic
+def store_shifted(typing, out, target, stream, low, high, bits, keep):
+    """Sixteen words cut out of streams of bits that lie side by side.
+
+    ``out[target + c] = (stream[low + c] >> bits | stream[high + c] << 32 - bits) & keep`` for c < 16, 0 <= bits < 32.
+    """
+
+    def generate(context, builder, signature, args):
+        out, target, stream, low, high, bits, keep = args
+        types_ = signature.args
+        words = [_load(builder, _pointer(context, builder, types_[2], stream, index, _INTS), 4) for index in (high, low)]
+        funnel = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS, [_INTS] * 3), f"llvm.fshr.v{LANES}i32")
+        cut = builder.call(funnel, [*words, _splat(builder, builder.trunc(bits, _I32), _INTS)])
+        _store(builder, builder.and_(cut, _splat(builder, keep, _INTS)),
+               _pointer(context, builder, types_[0], out, target, _INTS), 4)
+        return context.get_dummy_value()
+
+    return types.void(out, target, stream, low, high, types.int64, types.uint32), generate
 
 
 @intrinsic
@@ -201,6 +302,61 @@ def mark_positions(typing, octet, target, codes, source, plane, position):
     return types.void(octet, target, codes, source, types.int64, types.int64), generate
 
 
+@intrinsic
+def gather_column_bits(typing, words, codes, index, plane, position):
+    """``words`` with bit ``plane`` of ``codes[index : index + 16]`` (uint8) in bit ``position``, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        words, codes, index, plane, position = args
+        vector = ir.VectorType(_I8, LANES)
+        code = _load(builder, _pointer(context, builder, signature.args[1], codes, index, vector), 1)
+        plane, position = (_splat(builder, builder.trunc(number, _I32), _INTS) for number in (plane, position))
+        bit = builder.and_(builder.lshr(builder.zext(code, _INTS), plane), ir.Constant(_INTS, [1] * LANES))
+        return builder.or_(words, builder.shl(bit, position))
+
+    return ints16(words, codes, index, types.int64, types.int64), generate
+
+
+@intrinsic
+def store(typing, out, index, a):
+    """``out[index : index + 16] = a`` of an array of 32-bit integers."""
+
+    def generate(context, builder, signature, args):
+        out, index, a = args
+        _store(builder, a, _pointer(context, builder, signature.args[0], out, index, _INTS), 4)
+        return context.get_dummy_value()
+
+    return types.void(out, index, a), generate
+
+
+@intrinsic
+def store_levels(typing, out, target, codes, i0, i1, i2, i3, mask, shift, factor, offset):
+    """Four pixels side by side: byte 4 * c + k of ``out[target : target + 64]`` is a level of ``codes[i_k + c]``, c < 16.
+
+    level = factor * (code >> shift & mask) - offset, and 0 where i_k < 0: no pixel lies there.
+    """
+    vector, wide = ir.VectorType(_I8, LANES), ir.VectorType(_I8, 4 * LANES)
+
+    def generate(context, builder, signature, args):
+        out, target, codes, *indices, mask, shift, factor, offset = args
+        mask, shift, factor, offset = (_splat(builder, builder.trunc(n, _I8), vector) for n in (mask, shift, factor, offset))
+        pixels = []
+        for index in indices:
+            inside = builder.icmp_signed(">=", index, _I64(0))
+            index = builder.select(inside, index, _I64(0))
+            code = _load(builder, _pointer(context, builder, signature.args[2], codes, index, vector), 1)
+            level = builder.sub(builder.mul(builder.and_(builder.lshr(code, shift), mask), factor), offset)
+            pixels.append(builder.select(inside, level, ir.Constant(vector, [0] * LANES)))
+        halves = [builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, 2 * LANES), list(range(2 * LANES))))
+                  for a, b in (pixels[:2], pixels[2:])]
+        order = [k * LANES + c for c in range(LANES) for k in range(4)]
+        together = builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(_I32, 4 * LANES), order))
+        _store(builder, together, _pointer(context, builder, signature.args[0], out, target, wide), 1)
+        return context.get_dummy_value()
+
+    return types.void(out, target, codes, *[types.int64] * 8), generate
+
+
 def _bit_mask(lanes):
     vector, mask = ir.VectorType(_I8, lanes), ir.IntType(lanes)
 
@@ -212,158 +368,15 @@ def _bit_mask(lanes):
             found = builder.and_(codes, _splat(builder, wanted, vector))
             flags = builder.icmp_unsigned("!=", found, ir.Constant(vector, [0] * lanes))
             word = builder.bitcast(flags, mask)
-            return word if lanes == 64 else builder.zext(word, _I64)
+            return word if lanes == 32 else builder.zext(word, _I32)
 
-        return types.uint64(array, index, types.int64), generate
+        return types.uint32(array, index, types.int64), generate
 
     bits.__doc__ = f"One bit of each of ``array[index : index + {lanes}]`` (uint8), gathered into the low bits of a word."
     return bits
 
 
-bits_of_64, bits_of_16 = _bit_mask(64), _bit_mask(16)
-
-
-# Sixteen 32-bit integers, and dot products of four bytes into each
-
-_INTS16 = ir.VectorType(_I32, 16)
-
-
-class Ints16(types.Type):
-    """The Numba type of sixteen 32-bit integers in vector registers."""
-
-    def __init__(self):
-        super().__init__(name="Ints16")
-
-
-ints16 = Ints16()
-
-
-@register_model(Ints16)
-class _Ints16Model(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, _INTS16)
-
-
-@intrinsic
-def zero16(typing):
-    """``() -> Ints16`` of zeros."""
-    return ints16(), lambda context, builder, signature, args: ir.Constant(_INTS16, [0] * 16)
-
-
-@intrinsic
-def load16(typing, array, index):
-    """``array[index : index + 16]`` of an int32 array."""
-
-    def generate(context, builder, signature, args):
-        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _INTS16), 4)
-
-    return ints16(array, index), generate
-
-
-@intrinsic
-def broadcast_bytes(typing, array, index):
-    """The four bytes ``array[index : index + 4]`` of a uint8 array in all sixteen lanes."""
-
-    def generate(context, builder, signature, args):
-        word = _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _I32), 1)
-        return _splat(builder, word, _INTS16)
-
-    return ints16(array, index), generate
-
-
-@intrinsic
-def shift_left(typing, a, bits):
-    """``a << bits``, lane by lane."""
-
-    def generate(context, builder, signature, args):
-        return builder.shl(args[0], _splat(builder, builder.trunc(args[1], _I32), _INTS16))
-
-    return ints16(a, types.int64), generate
-
-
-def target_multiplies_bytes():
-    """Does the machine that Numba compiles for (not the one it runs on) have byte dot products of 512 bits?"""
-    return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")
-
-
-@intrinsic
-def dot(typing, accum, unsigned, signed):
-    """``accum + u0 * s0 + u1 * s1 + u2 * s2 + u3 * s3``: bytes of ``unsigned`` (0..255) and ``signed`` (-128..127) a lane.
-
-    One instruction (VPDPBUSD) where the target has it; elsewhere the same integers, byte by byte.
-    """
-
-    def generate(context, builder, signature, args):
-        accum, unsigned, signed = args
-        if target_multiplies_bytes():
-            vpdpbusd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INTS16, [_INTS16] * 3),
-                                                      "llvm.x86.avx512.vpdpbusd.512")
-            return builder.call(vpdpbusd, args)
-        for byte in range(4):
-            up, down = (ir.Constant(_INTS16, [shift] * 16) for shift in (24 - 8 * byte, 24))
-            u = builder.lshr(builder.shl(unsigned, up), down)
-            s = builder.ashr(builder.shl(signed, up), down)
-            accum = builder.add(accum, builder.mul(u, s))
-        return accum
-
-    return ints16(accum, unsigned, signed), generate
-
-
-@intrinsic
-def store_sum(typing, out, index, table, table_index, accum, factor, count):
-    """``out[index : index + 16] = table[table_index : table_index + 16] + factor * accum``, the first ``count`` of them."""
-
-    def generate(context, builder, signature, args):
-        out, index, table, table_index, accum, factor, count = args
-        types_ = signature.args
-        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS16), 4)
-        value = builder.add(constant, builder.mul(accum, _splat(builder, builder.trunc(factor, _I32), _INTS16)))
-        _store_first(builder, count, value, _pointer(context, builder, types_[0], out, index, _INTS16))
-        return context.get_dummy_value()
-
-    return types.void(out, index, table, table_index, accum, types.int64, types.int64), generate
-
-
-@intrinsic
-def add_scaled_sum(typing, out, index, table, table_index, accum, factor, scale):
-    """``out[index : index + 16] += scale * (table[table_index : table_index + 16] + factor * accum)`` in float64.
-
-    Multiplied and added in two roundings, as NumPy does it.
-    """
-
-    def generate(context, builder, signature, args):
-        out, index, table, table_index, accum, factor, scale = args
-        types_ = signature.args
-        doubles = ir.VectorType(ir.DoubleType(), 16)
-        constant = _load(builder, _pointer(context, builder, types_[2], table, table_index, _INTS16), 4)
-        value = builder.add(constant, builder.mul(accum, _splat(builder, builder.trunc(factor, _I32), _INTS16)))
-        product = builder.fmul(builder.sitofp(value, doubles), _splat(builder, scale, doubles))
-        pointer = _pointer(context, builder, types_[0], out, index, doubles)
-        _store(builder, builder.fadd(_load(builder, pointer, 8), product), pointer, 8)
-        return context.get_dummy_value()
-
-    return types.void(out, index, table, table_index, accum, types.int64, types.float64), generate
-
-
-# Sixteen float32 numbers
-
-_FLOATS16 = ir.VectorType(ir.FloatType(), 16)
-
-
-class Floats16(types.Type):
-    """The Numba type of sixteen float32 numbers in vector registers."""
-
-    def __init__(self):
-        super().__init__(name="Floats16")
-
-
-floats16 = Floats16()
-
-
-@register_model(Floats16)
-class _Floats16Model(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, _FLOATS16)
+bits_of_32, bits_of_16 = _bit_mask(32), _bit_mask(16)
 
 
 @intrinsic
@@ -371,7 +384,7 @@ def load_floats(typing, array, index):
     """``array[index : index + 16]`` of a float32 array."""
 
     def generate(context, builder, signature, args):
-        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _FLOATS16), 4)
+        return _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _FLOATS), 4)
 
     return floats16(array, index), generate
 
@@ -383,9 +396,9 @@ def multiply_add(typing, accum, array, index, b):
     def generate(context, builder, signature, args):
         accum, array, index, b = args
         number = _load(builder, _pointer(context, builder, signature.args[1], array, index, ir.FloatType()), 4)
-        fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS16, [_FLOATS16] * 3),
-                                                 "llvm.fmuladd.v16f32")
-        return builder.call(fmuladd, [_splat(builder, number, _FLOATS16), b, accum])
+        fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3),
+                                                 f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(fmuladd, [_splat(builder, number, _FLOATS), b, accum])
 
     return floats16(accum, array, index, b), generate
 
@@ -396,7 +409,7 @@ def store_floats(typing, out, index, a, count):
 
     def generate(context, builder, signature, args):
         out, index, a, count = args
-        _store_first(builder, count, a, _pointer(context, builder, signature.args[0], out, index, _FLOATS16))
+        _store_first(builder, count, a, _pointer(context, builder, signature.args[0], out, index, _FLOATS))
         return context.get_dummy_value()
 
     return types.void(out, index, a, types.int64), generate

@@ -26,17 +26,19 @@ class Layer(NamedTuple):
 
 
 def random_codes(rng, shape, bits, encoding="bipolar"):
+    if encoding == "ternary":
+        return Operand(rng.integers(0, 3, shape).astype(np.uint8), 2, encoding)
     return Operand(rng.integers(0, 1 << bits, shape).astype(np.uint8), bits, encoding)
 
 
-def layer_of(conv, size, bits=(2, 1, 4), encoding="unsigned", samples=2, seed=0):
-    """A layer with random codes; bits of input, weight and gradient."""
+def layer_of(conv, size, bits=(2, 1, 4), encoding="unsigned", samples=2, seed=0, others=("bipolar", "bipolar")):
+    """A layer with random codes: bits of input, weight and gradient; encoding of the input, and of the others."""
     rng = np.random.default_rng(seed)
     conv = conv.check()
     return Layer(conv, size,
                  random_codes(rng, (samples, *size, conv.in_channels), bits[0], encoding),
-                 random_codes(rng, conv.weight_shape, bits[1]),
-                 random_codes(rng, (samples, *conv.output_size(*size), conv.out_channels), bits[2]),
+                 random_codes(rng, conv.weight_shape, bits[1], others[0]),
+                 random_codes(rng, (samples, *conv.output_size(*size), conv.out_channels), bits[2], others[1]),
                  rng.standard_normal(samples))
 
 
@@ -59,8 +61,9 @@ def convolutions(draw, channels=CHANNELS):
 
 @st.composite
 def layers(draw):
-    """Layer with one to eight bits an operand."""
+    """Layer with one to eight bits an operand, or ternary ones."""
     conv, size = draw(convolutions())
     bits = draw(st.tuples(*[st.integers(1, 8)] * 3))
-    return layer_of(conv, size, bits, draw(st.sampled_from(["unsigned", "bipolar"])), draw(st.integers(1, 3)),
-                    draw(st.integers(0, 2**32 - 1)))
+    others = draw(st.tuples(*[st.sampled_from(["bipolar", "bipolar", "ternary"])] * 2))
+    return layer_of(conv, size, bits, draw(st.sampled_from(["unsigned", "bipolar", "ternary"])), draw(st.integers(1, 3)),
+                    draw(st.integers(0, 2**32 - 1)), others)

@@ -5,21 +5,22 @@ import pytest
 from strategies import CHANNELS, random_codes
 
 from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import COLUMNS, blocks_for, pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.packing import pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.spatial import COLUMNS, blocks_for
 
 
 def words_of(bits):
     """Words along the last axis, the first bit lowest, zeros past the last bit."""
-    missing = -bits.shape[-1] % 64
+    missing = -bits.shape[-1] % 32
     bits = np.concatenate([bits, np.zeros((*bits.shape[:-1], missing), bits.dtype)], axis=-1)
-    return np.packbits(bits.astype(np.uint8), axis=-1, bitorder="little").view("<u8")
+    return np.packbits(bits.astype(np.uint8), axis=-1, bitorder="little").view("<u4")
 
 
 def planes_of(values, bits, axis):
     return np.stack([(values >> plane) & 1 for plane in range(bits)], axis=axis)
 
 
-@pytest.mark.parametrize("size, count", [(1, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
+@pytest.mark.parametrize("size, count", [(1, 1), (32, 1), (33, 2), (64, 2), (65, 3)])
 def test_words_for(size, count):
     assert words_for(size) == count
 
@@ -39,7 +40,7 @@ def test_channels(channels, bits, groups, padding):
     grouped = padded.reshape(*padded.shape[:3], groups, channels).transpose(0, 3, 1, 2, 4)
     expected = words_of(planes_of(grouped, bits, 2))
     found = pack_channels(codes, groups, padding)
-    assert found.dtype == np.uint64
+    assert found.dtype == np.uint32
     np.testing.assert_array_equal(found, expected)
 
 
@@ -77,8 +78,8 @@ def test_positions(channels, bits, groups, group_stride, padding, stride):
     (samples, height, width), group_stride = (2, 7, 11), channels + group_stride
     codes = random_codes(np.random.default_rng(2), (samples, height, width, channels * groups), bits)
     row_width = -(-(width + padding[1] + 1) // stride[1])  # a column of padding on the right, too
-    words = -(-(height + padding[0]) * row_width // 64) + 1
-    stream = np.zeros((samples, stride[0] * stride[1], words * 64, groups, group_stride), np.uint8)
+    words = -(-(height + padding[0]) * row_width // 32) + 1
+    stream = np.zeros((samples, stride[0] * stride[1], words * 32, groups, group_stride), np.uint8)
     for y in range(height):
         for x in range(width):
             (row, phase_y), (column, phase_x) = divmod(y + padding[0], stride[0]), divmod(x + padding[1], stride[1])

@@ -8,35 +8,36 @@ from hypothesis import given
 from strategies import exhaustive, layer_of, layers, random_codes
 
 from bitnet.kernels import products, reference
-from bitnet.kernels.geometry import Conv, Operand
+from bitnet.kernels.geometry import Conv, Operand, top
 
 each_family = pytest.mark.parametrize("family", sorted(products.FAMILIES))
 
 
-def assert_integers(found, expected):
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, expected)
+def scaled_in_float32(integers, scale):
+    return integers.astype(np.float32) * scale.astype(np.float32).reshape(-1, *[1] * (integers.ndim - 1))
 
 
 def assert_exact(family, layer):
     """All three products of a layer equal the reference."""
     conv, size, x, w, g, scale = layer
-    assert_integers(products.forward(family, x, w, conv), reference.forward(x.levels(), w.levels(), conv))
-    assert_integers(products.input_grad(family, g, w, conv, size),
-                    reference.input_grad(g.levels(), w.levels(), conv, size))
+    accum, expected = products.forward(family, x, w, conv), reference.forward(x.levels(), w.levels(), conv)
+    assert accum.dtype == (np.int16 if top(x) * top(w) * np.prod(conv.weight_shape[:3]) < 2**15 else np.int32)
+    np.testing.assert_array_equal(accum, expected)
+    grad = products.input_grad(family, g, w, conv, size, scale)
+    expected = reference.input_grad(g.levels(), w.levels(), conv, size)
+    assert grad.dtype == np.float32
+    np.testing.assert_array_equal(grad, scaled_in_float32(expected, scale))
     per_sample = reference.weight_grad(g.levels(), x.levels(), conv)
-    unscaled = products.weight_grad(family, g, x, conv, np.ones(len(scale)))
-    assert unscaled.dtype == (np.float32 if products.runs_on_pixels(conv, size) else np.float64)
-    np.testing.assert_array_equal(unscaled, per_sample.sum(axis=0))
     scaled = products.weight_grad(family, g, x, conv, scale)
+    assert scaled.dtype == np.float32
     if products.runs_on_pixels(conv, size):  # one float32 matrix product
         np.testing.assert_allclose(scaled, np.tensordot(scale, per_sample, 1), rtol=1e-5,
                                    atol=1e-6 * np.abs(per_sample).max() * np.abs(scale).max())
     else:
-        expected = np.zeros(conv.weight_shape)
-        for integers, one in zip(per_sample, scale, strict=True):
-            expected += integers * one
-        np.testing.assert_array_equal(scaled, expected)  # bit for bit: two roundings a sample, samples in order
+        expected = np.zeros(conv.weight_shape, np.float32)
+        for one in scaled_in_float32(per_sample, scale):
+            expected += one
+        np.testing.assert_array_equal(scaled, expected)  # bit for bit: three roundings a sample, samples in order
 
 
 @each_family
@@ -66,10 +67,10 @@ SHAPES = {
 
 
 @each_family
-@pytest.mark.parametrize("encoding", ["unsigned", "bipolar"])
+@pytest.mark.parametrize("encodings", [("unsigned", "bipolar", "bipolar"), ("bipolar",) * 3, ("ternary",) * 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_at_the_edge(shape, encoding, family):
-    assert_exact(family, layer_of(*SHAPES[shape], (2, 1, 4), encoding))
+def test_shapes_at_the_edge(shape, encodings, family):
+    assert_exact(family, layer_of(*SHAPES[shape], (2, 1, 4), encodings[0], others=encodings[1:]))
 
 
 @each_family
@@ -98,7 +99,7 @@ def test_the_longest_sum_that_is_admitted_is_exact(code, encoding, family):
     transposed = Conv(2, LONGEST, (1, 1))
     g = Operand(np.full((1, 2, 1, LONGEST), 255, np.uint8), 8, "bipolar")
     w = Operand(w.values.reshape(1, 1, 2, LONGEST), 8, "bipolar")
-    assert (products.input_grad(family, g, w, transposed, (2, 1)) == 255 * w_level * LONGEST).all()
+    assert (products.input_grad(family, g, w, transposed, (2, 1), np.ones(1)) == 255 * w_level * LONGEST).all()
     positions = Conv(1, 1, (1, 1))
     x = x._replace(values=x.values[:, :1].reshape(1, 128, 129, 1))
     g = Operand(w.values[:, :, :1].reshape(1, 128, 129, 1), 8, "bipolar")
@@ -117,7 +118,7 @@ def test_same_bits_on_any_number_of_threads(conv, size, family, thread_count):
     for count in (1, 2, 3, 7):
         thread_count(count)
         results.append((products.forward(family, layer.x, layer.w, conv),
-                        products.input_grad(family, layer.g, layer.w, conv, size),
+                        products.input_grad(family, layer.g, layer.w, conv, size, layer.scale),
                         products.weight_grad(family, layer.g, layer.x, conv, layer.scale)))
     for other in results[1:]:
         for first, found in zip(results[0], other, strict=True):
@@ -135,8 +136,8 @@ def test_values_need_not_be_contiguous(family):
 
     np.testing.assert_array_equal(products.forward(family, strided(x), strided(w), conv),
                                   products.forward(family, x, w, conv))
-    np.testing.assert_array_equal(products.input_grad(family, strided(g), strided(w), conv, size),
-                                  products.input_grad(family, g, w, conv, size))
+    np.testing.assert_array_equal(products.input_grad(family, strided(g), strided(w), conv, size, scale),
+                                  products.input_grad(family, g, w, conv, size, scale))
     np.testing.assert_array_equal(products.weight_grad(family, strided(g), strided(x), conv, scale),
                                   products.weight_grad(family, g, x, conv, scale))
 
@@ -147,7 +148,7 @@ def test_operands_are_only_read(family):
     for array in (x.values, w.values, g.values, scale):
         array.flags.writeable = False
     products.forward(family, x, w, conv)
-    products.input_grad(family, g, w, conv, size)
+    products.input_grad(family, g, w, conv, size, scale)
     products.weight_grad(family, g, x, conv, scale)
 
 
@@ -176,7 +177,7 @@ class TestRefusals:
         if path == "forward":
             return products.forward("popcount", x, w, conv)
         if path == "input_grad":
-            return products.input_grad("popcount", g, w, conv, size)
+            return products.input_grad("popcount", g, w, conv, size, scale)
         return products.weight_grad("popcount", g, x, conv, scale)
 
     @pytest.mark.parametrize("path, operand, name", OPERANDS)
@@ -199,9 +200,14 @@ class TestRefusals:
 
     @pytest.mark.parametrize("path, operand, name", OPERANDS)
     def test_encodings_without_a_kernel(self, path, operand, name):
-        wrong = "ternary" if operand == "x" else "unsigned"
-        with pytest.raises(ValueError, match=f"{name} must be .*bipolar codes, got '{wrong}'"):
+        wrong = "logarithmic" if operand == "x" else "unsigned"
+        with pytest.raises(ValueError, match=f"{name} must be .*bipolar or ternary codes, got '{wrong}'"):
             self.call(path, **{operand: getattr(self.layer, operand)._replace(encoding=wrong)})
+
+    @pytest.mark.parametrize("path, operand, name", OPERANDS)
+    def test_ternary_codes_of_other_bits_than_2(self, path, operand, name):
+        with pytest.raises(ValueError, match=f"{name} of ternary codes must have 2 bits, got 1"):
+            self.call(path, **{operand: getattr(self.layer, operand)._replace(encoding="ternary", bits=1)})
 
     @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
     def test_a_scale_that_is_not_one_a_sample(self, shape):
@@ -224,7 +230,7 @@ class TestRefusals:
             products.forward("popcount", pixel, weight, Conv(deep, 1, (1, 1)))
         weight = weight._replace(values=weight.values.reshape(1, 1, 1, deep))
         with pytest.raises(ValueError, match="does not fit int32"):
-            products.input_grad("popcount", pixel, weight, Conv(1, deep, (1, 1)), (1, 1))
+            products.input_grad("popcount", pixel, weight, Conv(1, deep, (1, 1)), (1, 1), np.ones(1))
         image = pixel._replace(values=pixel.values.reshape(1, deep, 1, 1))
         with pytest.raises(ValueError, match="does not fit int32"):
             products.weight_grad("popcount", image, image, Conv(1, 1, (1, 1)), np.ones(1))
@@ -249,7 +255,7 @@ def test_index_tables_are_computed_once_a_layer(family):
 
 @each_family
 def test_a_batch_may_be_empty(family):
-    conv, size, x, w, g, _ = layer_of(Conv(5, 8, (3, 3), padding=((1, 1), (1, 1))), (4, 6), samples=0)
+    conv, size, x, w, g, scale = layer_of(Conv(5, 8, (3, 3), padding=((1, 1), (1, 1))), (4, 6), samples=0)
     assert products.forward(family, x, w, conv).shape == (0, 4, 6, 8)
-    assert products.input_grad(family, g, w, conv, size).shape == (0, 4, 6, 5)
+    assert products.input_grad(family, g, w, conv, size, scale).shape == (0, 4, 6, 5)
     assert not products.weight_grad(family, g, x, conv, np.zeros(0)).any()

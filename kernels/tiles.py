@@ -1,0 +1,161 @@
+"""The register tile under all integer products, and the walk over results that drives it.
+
+Both operands lie in steps of 32 bits, which hold 32 codes of a bit plane or four codes as bytes; what a step does with them
+(XOR, popcount and add, or a dot product) follows from the type of the left array. Eight rows meet sixteen columns:
+
+                     16 columns
+                   [ right step ]         one step: load sixteen right steps, one a column,
+    row i    bits -> [ s s .. s ]         broadcast one left step of each of 8 rows,
+    ...                                   8 times sums += left x right
+    row i+7  bits -> [ s s .. s ]         between levels of planes: sums *= 2**shift  (Horner's rule)
+
+A result is a constant of its column and border class minus (bit planes) or plus (bytes) the sum or twice the sum. Which step
+meets which is a table too (``spatial.steps``), so strides, padding, taps, planes and layouts are not the loop's business.
+"""
+
+import numpy as np
+
+from bitnet.kernels import threads
+from bitnet.kernels.compile import inlined, kernel
+from bitnet.kernels.spatial import blocks_for
+from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
+
+ROWS = 8          # of a register tile
+ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads
+BLOCKS = 4        # of 16 columns in one tile of work
+CHANNELS = 16     # input channels of one tile of a weight gradient
+
+
+@inlined
+def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, levels, lhs_steps, rhs_steps, shift):
+    """Sums of 8 rows, which begin at i0 .. i7, and 16 columns, which begin at j: eight vectors."""
+    a = b = c = d = e = f = g = h = zero()
+    for level in range(levels.size - 1):
+        if level > 0:
+            a, b, c, d = shift_left(a, shift), shift_left(b, shift), shift_left(c, shift), shift_left(d, shift)
+            e, f, g, h = shift_left(e, shift), shift_left(f, shift), shift_left(g, shift), shift_left(h, shift)
+        for step in range(at(levels, level), at(levels, level + 1)):
+            i, column = at(lhs_steps, step), load(rhs, j + at(rhs_steps, step))
+            a, b = multiply_codes(a, lhs, i0 + i, column), multiply_codes(b, lhs, i1 + i, column)
+            c, d = multiply_codes(c, lhs, i2 + i, column), multiply_codes(d, lhs, i3 + i, column)
+            e, f = multiply_codes(e, lhs, i4 + i, column), multiply_codes(f, lhs, i5 + i, column)
+            g, h = multiply_codes(g, lhs, i6 + i, column), multiply_codes(h, lhs, i7 + i, column)
+    return a, b, c, d, e, f, g, h
+
+
+@kernel
+def spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row_targets, row_classes, levels, lhs_steps,
+            rhs_steps, level_shift, doublings, sample_size, group_size, block_size, groups, blocks, group_columns, out_pixels):
+    """Results of a product over channels and taps; see ``popcount`` and ``byte_dot`` for the operands.
+
+    A tile of work is 128 results and up to four blocks of columns. ``out`` may be int32, int16 (the caller knows that all
+    results fit) or float32 (times ``scale`` of the sample).
+    """
+    pixels, slots, parts = row_offsets.size, groups * blocks, (blocks + 3) // 4
+    columns = groups * group_columns
+    begin, target, constant = np.empty(136, np.int64), np.empty(136, np.int64), np.empty(136, np.int64)
+    factors = np.empty(136, np.float32)
+    for tile in range(start, stop):
+        row, part = tile // (groups * parts) * 128, tile % (groups * parts)
+        count = min(128, samples * pixels - row)
+        group, first = part // parts, part % parts * 4
+        sample, p, k = row // pixels, row % pixels, 0
+        while k < count:  # where the rows of each image begin and end
+            run = min(count - k, pixels - p)
+            base = sample * sample_size + group * group_size
+            result = sample * out_pixels * columns + group * group_columns
+            factor = at(scale, sample)
+            for q in range(run):
+                put(begin, k + q, base + at(row_offsets, p + q))
+            for q in range(run):
+                put(target, k + q, result + at(row_targets, p + q) * columns)
+            for q in range(run):
+                put(constant, k + q, (at(row_classes, p + q) * slots + group * blocks) * 16)
+            for q in range(run):
+                put(factors, k + q, factor)
+            k, p, sample = k + run, 0, sample + 1
+        for k in range(count, (count + 7) // 8 * 8):  # the last row again: the same result, written twice
+            begin[k], target[k], constant[k], factors[k] = begin[k - 1], target[k - 1], constant[k - 1], factors[k - 1]
+        for block in range(first, min(first + 4, blocks)):
+            column, width = 16 * block, group_columns - 16 * block
+            j = (group * blocks + block) * block_size
+            for r in range(0, count, 8):
+                a, b, c, d, e, f, g, h = register_tile(
+                    lhs, at(begin, r), at(begin, r + 1), at(begin, r + 2), at(begin, r + 3), at(begin, r + 4),
+                    at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, levels, lhs_steps, rhs_steps, level_shift)
+                if width >= 16:
+                    _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, None)
+                else:
+                    _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors,
+                                width)
+
+
+@inlined
+def _store_row(out, target, row, column, lhs, table, constant, sums, doublings, factors, count):
+    store_result(out, at(target, row) + column, lhs, table, at(constant, row) + column, sums, doublings, at(factors, row),
+                 count)
+
+
+@inlined
+def _store_rows(out, target, row, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, count):
+    _store_row(out, target, row, column, lhs, table, constant, a, doublings, factors, count)
+    _store_row(out, target, row + 1, column, lhs, table, constant, b, doublings, factors, count)
+    _store_row(out, target, row + 2, column, lhs, table, constant, c, doublings, factors, count)
+    _store_row(out, target, row + 3, column, lhs, table, constant, d, doublings, factors, count)
+    _store_row(out, target, row + 4, column, lhs, table, constant, e, doublings, factors, count)
+    _store_row(out, target, row + 5, column, lhs, table, constant, f, doublings, factors, count)
+    _store_row(out, target, row + 6, column, lhs, table, constant, g, doublings, factors, count)
+    _store_row(out, target, row + 7, column, lhs, table, constant, h, doublings, factors, count)
+
+
+def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_shift, doublings):
+    """Write one spatial product, all its rows and columns, into ``out`` (N, height, width, columns).
+
+    lhs, rhs : packed operands, (N, ...) and (groups, blocks, ...), of uint32 words or of bytes
+    table : integers (border classes, columns in blocks of 16); scale : float32 array (N,), or None where out is of integers
+    """
+    samples, blocks = len(out), blocks_for(group_columns)
+    tiles = -(-samples * len(plan.row_offsets) // ROW_BLOCK) * groups * -(-blocks // BLOCKS)
+    scale = np.ones(samples, np.float32) if scale is None else scale
+    threads.run(spatial, tiles, samples, lhs.reshape(-1), rhs.reshape(-1).view(np.uint32), table.astype(np.int32).reshape(-1),
+                scale, out.reshape(-1), plan.row_offsets, plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps,
+                plan.rhs_steps, level_shift, doublings, lhs[0].size, lhs[0].size // groups, rhs[0, 0].size * rhs.itemsize // 4,
+                groups, blocks, group_columns, out.shape[1] * out.shape[2])
+
+
+@inlined
+def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, blocks, table, constant, levels, lhs_steps,
+                 rhs_steps, level_shift, doublings, scale):
+    """Add scaled results of ``count`` rows and all columns of one sample to ``accum``, from ``base`` on.
+
+    There are (rows in eights, blocks * 16) of them. Row r begins at ``first + r * pitch``. Past the last row, it is read
+    again, and what it gives is not used.
+    """
+    width, last = 16 * blocks, count - 1
+    for block in range(blocks):
+        k, column = constant + 16 * block, j + block * block_size
+        for row in range(0, count, 8):
+            a, b, c, d, e, f, g, h = register_tile(
+                lhs, first + row * pitch, first + min(row + 1, last) * pitch, first + min(row + 2, last) * pitch,
+                first + min(row + 3, last) * pitch, first + min(row + 4, last) * pitch, first + min(row + 5, last) * pitch,
+                first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch, rhs, column, levels, lhs_steps,
+                rhs_steps, level_shift)
+            o = base + row * width + 16 * block
+            add_scaled_result(accum, o, lhs, table, k, a, doublings, scale)
+            add_scaled_result(accum, o + width, lhs, table, k, b, doublings, scale)
+            add_scaled_result(accum, o + 2 * width, lhs, table, k, c, doublings, scale)
+            add_scaled_result(accum, o + 3 * width, lhs, table, k, d, doublings, scale)
+            add_scaled_result(accum, o + 4 * width, lhs, table, k, e, doublings, scale)
+            add_scaled_result(accum, o + 5 * width, lhs, table, k, f, doublings, scale)
+            add_scaled_result(accum, o + 6 * width, lhs, table, k, g, doublings, scale)
+            add_scaled_result(accum, o + 7 * width, lhs, table, k, h, doublings, scale)
+
+
+@inlined
+def store_grad(out, accum, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks):
+    """Copy sums of ``count`` input channels and the taps of one filter row to their places in a weight's gradient."""
+    for t in range(kernel_x):
+        for row in range(count):
+            target = (((taps + t) * group_in + first + row) * groups + group) * group_out
+            for c in range(group_out):
+                put(out, target + c, at(accum, (t * 16 + row) * blocks * 16 + c))
