@@ -8,7 +8,7 @@ Knows nothing of kernels, tensors or layers.
 
 from .digits import DataError, Digits
 from .generated import load_generated
-from .images import prepare_image
+from .images import luminance, prepare_image
 from .load import load_digits
 from .loader import Augmentation, Batch, Loader
 from .mnist import load_mnist
@@ -25,5 +25,6 @@ __all__ = [
     "load_generated",
     "load_mnist",
     "load_svhn",
+    "luminance",
     "prepare_image",
 ]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .cache import Source, cached
 from .digits import DataError, Digits
-from .images import CROP, resize
+from .images import CROP, luminance, resize
 
 VERSION = 2  # raise it when any picture would change
 TRAIN_COUNT, TEST_COUNT = 8000, 1000
@@ -97,12 +97,7 @@ def _source(split, count, size, seed, grey):
     labels = np.array([_label(seed, split, index) for index in range(count)], np.uint8)
     indices = tqdm(range(count), f"drawing {split} digits", unit="", disable=None)
     chunks = (resize(draw_digit(seed, split, index)[None], size) for index in indices)
-    return Source(labels, map(_luminance, chunks) if grey else chunks)
-
-
-def _luminance(images):
-    """RGB to grey, uint8 (N, H, W, 1), with the weights of ITU-R BT.601."""
-    return ((images @ np.array([[299], [587], [114]]) + 500) // 1000).astype(np.uint8)
+    return Source(labels, map(luminance, chunks) if grey else chunks)
 
 
 def _random(*key):
