@@ -14,7 +14,7 @@ zero in both operands and cancel under XOR.
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import kernel
 from bitnet.kernels.geometry import plane_bits, planes_of
 from bitnet.kernels.spatial import COLUMNS, blocks_for
@@ -76,7 +76,7 @@ def pack_channels(codes, groups, padding):
     (top, bottom), (left, right) = padding
     planes = len(planes_of(codes).shifts)
     shape = (samples, groups, planes, height + top + bottom, width + left + right, words_for(channels // groups))
-    out = (np.zeros if np.any(padding) else np.empty)(shape, np.uint32)
+    out = (arrays.zeros if np.any(padding) else arrays.empty)(shape, np.uint32)
     threads.run(_pack_channels, samples * height, plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
                 top, left, shape[3], shape[4], out.reshape(-1))
     return out
@@ -145,7 +145,7 @@ def pack_weight(codes, conv, along, taps=None):
         pack, depth, group_columns = _pack_weight_along_outputs, conv.group_out, conv.group_in
     blocks, shifts = blocks_for(group_columns), planes_of(codes).shifts
     shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
-    out = (np.zeros if group_columns % COLUMNS else np.empty)(shape, np.uint32)
+    out = (arrays.zeros if group_columns % COLUMNS else arrays.empty)(shape, np.uint32)
     threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
                 len(shifts), blocks, out.reshape(-1))
     # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
@@ -210,7 +210,7 @@ def pack_positions(codes, groups, padding, stride, row_width, words, group_strid
     """
     samples, height, width, channels = codes.values.shape
     planes = len(planes_of(codes).shifts)
-    out = np.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
+    out = arrays.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
     threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), height, width, channels, *padding, *stride,
                 row_width, planes, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
     return out
