@@ -25,7 +25,7 @@ from bitnet.kernels.compile import kernel
 from bitnet.kernels.geometry import affine, to_levels
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
 from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
-from bitnet.kernels.vectors import at, put, store_levels
+from bitnet.kernels.vectors import at, put, store_levels, store_transposed
 
 DIGIT = 4  # bits of a digit, where a level has two
 
@@ -144,14 +144,22 @@ def input_grad(g, w, conv, size, scale):
 @kernel
 def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, length, out):
     phases = stride_y * stride_x
+    wide = stride_x == 1 and width >= 16
     for sample in range(start, stop):
         for y in range(height):
+            row, image_row = y + top, (sample * height + y) * width
+            base = (sample * phases + row % stride_y * stride_x) * channels * length + row // stride_y * row_width
+            first = channels // 16 * 16 if wide else 0  # blocks of 16 channels and 16 pixels, the last one may overlap
+            for c in range(0, first, 16):
+                for x in range(0, width, 16):
+                    begin = min(x, width - 16)
+                    store_transposed(out, base + c * length + left + begin, length, codes,
+                                     (image_row + begin) * channels + c, channels)
             for x in range(width):
-                row, column = y + top, x + left
-                phase = row % stride_y * stride_x + column % stride_x
-                target = (sample * phases + phase) * channels * length + row // stride_y * row_width + column // stride_x
-                source = ((sample * height + y) * width + x) * channels
-                for c in range(channels):
+                column = x + left
+                target = base + column % stride_x * channels * length + column // stride_x
+                source = (image_row + x) * channels
+                for c in range(first, channels):
                     put(out, target + c * length, at(codes, source + c))
 
 

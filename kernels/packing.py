@@ -45,18 +45,20 @@ def gather_bits(codes, index, count, plane):
 def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
     group_channels = channels // groups
     words = (group_channels + 31) // 32
+    plane_size = padded_height * padded_width * words
     for row in range(start, stop):
         sample, y = row // height, row % height
-        for x in range(width):
-            pixel = (row * width + x) * channels
-            for group in range(groups):
-                first = pixel + group * group_channels
-                for plane in range(planes):
-                    image = ((sample * groups + group) * planes + plane) * padded_height + y + top
-                    target = (image * padded_width + x + left) * words
-                    for word in range(words):
-                        count = min(32, group_channels - 32 * word)
-                        put(out, target + word, gather_bits(codes, first + 32 * word, count, plane))
+        for group in range(groups):
+            source = row * width * channels + group * group_channels
+            target = (sample * groups + group) * planes * plane_size + ((y + top) * padded_width + left) * words
+            for _ in range(width):
+                for word in range(words):
+                    count = min(32, group_channels - 32 * word)
+                    for plane in range(planes):
+                        bits = gather_bits(codes, source + 32 * word, count, plane)
+                        put(out, target + plane * plane_size + word, bits)
+                source += channels
+                target += words
 
 
 def pack_channels(codes, groups, padding):
