@@ -4,8 +4,10 @@ With 3 channels, im2col copies 75 numbers for every pixel of a 5x5 filter only t
 reads them where they are. A filter row is one run of kw * C neighbouring floats, so position k of the filter lies at a fixed
 distance ``offsets[k]`` from a pixel's first tap:
 
-    forward       8 pixels x 16 output channels   y[p, f]  = sum over k   x[start(p) + offsets[k]] * w[k, f]
-    weight_grad   8 positions k x 16 channels     dw[k, f] = sum over p   x[start(p) + offsets[k]] * g[p, f]
+    forward       6 pixels x 16 output channels   y[p, f]  = sum over k   x[start(p) + offsets[k]] * w[k, f]
+    weight_grad   6 positions k x 16 channels     dw[k, f] = sum over p   x[start(p) + offsets[k]] * g[p, f]
+
+Six rows of 16 are what 16 registers of 8 floats can hold beside the operands; larger registers lose nothing by it.
 
 A block of convolution, max pool, clip and quantizer needs no y in memory. ``encode`` computes the pixels of one row of pooling
 windows into a few kilobytes that stay in cache, first those at position 0 of every window, then those at position 1, ...:
@@ -27,7 +29,7 @@ from bitnet.kernels.compile import kernel
 from bitnet.kernels.vectors import at, load_floats, multiply_add, put, store_floats
 
 COLUMNS = 16
-PIXELS = 256  # pixels of one tile of a convolution
+PIXELS = 240  # pixels of one tile of a convolution
 PARTS = 16    # partial sums of a weight gradient, added in a fixed order
 LINES = 5     # vectors of 16 weights that are summed in one visit of a patch
 
@@ -71,7 +73,7 @@ def _blocks(conv):
 def _packed(w, bias, conv):
     """Weight in blocks of 16 columns (blocks, kh * kw * C, 16), and bias; columns past the last are zero."""
     blocks = _blocks(conv)
-    weight = np.zeros((conv.weight_shape[0] * conv.weight_shape[1] * conv.weight_shape[2], blocks * COLUMNS), np.float32)
+    weight = np.zeros((w.size // conv.out_channels, blocks * COLUMNS), np.float32)
     weight[:, :conv.out_channels] = w.reshape(-1, conv.out_channels)
     shift = np.zeros(blocks * COLUMNS, np.float32)
     shift[:conv.out_channels] = 0 if bias is None else bias
@@ -81,20 +83,19 @@ def _packed(w, bias, conv):
 @kernel
 def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns, blocks):
     """Outputs of pixels first .. last - 1 of an image that begins at x[source]: pixel p to y[target + p * columns]."""
-    for p in range(first, last, 8):  # past the last pixel, it is computed again
-        p1, p2, p3, p4 = min(p + 1, last - 1), min(p + 2, last - 1), min(p + 3, last - 1), min(p + 4, last - 1)
-        p5, p6, p7 = min(p + 5, last - 1), min(p + 6, last - 1), min(p + 7, last - 1)
-        i0, i1, i2, i3 = source + at(starts, p), source + at(starts, p1), source + at(starts, p2), source + at(starts, p3)
-        i4, i5, i6, i7 = source + at(starts, p4), source + at(starts, p5), source + at(starts, p6), source + at(starts, p7)
+    for p in range(first, last, 6):  # past the last pixel, it is computed again
+        p1, p2, p3 = min(p + 1, last - 1), min(p + 2, last - 1), min(p + 3, last - 1)
+        p4, p5 = min(p + 4, last - 1), min(p + 5, last - 1)
+        i0, i1, i2 = source + at(starts, p), source + at(starts, p1), source + at(starts, p2)
+        i3, i4, i5 = source + at(starts, p3), source + at(starts, p4), source + at(starts, p5)
         for block in range(blocks):
             weight = block * offsets.size * 16
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = load_floats(bias, 16 * block)
+            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, 16 * block)
             for k in range(offsets.size):
                 filters, o = load_floats(w, weight + 16 * k), at(offsets, k)
                 a0, a1 = multiply_add(a0, x, i0 + o, filters), multiply_add(a1, x, i1 + o, filters)
                 a2, a3 = multiply_add(a2, x, i2 + o, filters), multiply_add(a3, x, i3 + o, filters)
                 a4, a5 = multiply_add(a4, x, i4 + o, filters), multiply_add(a5, x, i5 + o, filters)
-                a6, a7 = multiply_add(a6, x, i6 + o, filters), multiply_add(a7, x, i7 + o, filters)
             base, count = target + 16 * block, columns - 16 * block
             store_floats(y, base + p * columns, a0, count)
             store_floats(y, base + p1 * columns, a1, count)
@@ -102,16 +103,14 @@ def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns
             store_floats(y, base + p3 * columns, a3, count)
             store_floats(y, base + p4 * columns, a4, count)
             store_floats(y, base + p5 * columns, a5, count)
-            store_floats(y, base + p6 * columns, a6, count)
-            store_floats(y, base + p7 * columns, a7, count)
 
 
 @kernel
 def _forward(start, stop, x, w, bias, y, starts, offsets, sample_size, columns, blocks, tiles):
     for tile in range(start, stop):
-        sample, first = tile // tiles, tile % tiles * 256
+        sample, first = tile // tiles, tile % tiles * 240
         _pixels(x, w, bias, y, sample * sample_size, sample * starts.size * columns, starts, first,
-                min(first + 256, starts.size), offsets, columns, blocks)
+                min(first + 240, starts.size), offsets, columns, blocks)
 
 
 def forward(x, w, conv, bias=None):
@@ -130,7 +129,7 @@ def forward(x, w, conv, bias=None):
 def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns, blocks, places, top, codes, route):
     length = starts.size // places * columns
     y = np.empty(places * length, np.float32)  # (position in the window, window, channel)
-    best, place = np.empty(length, np.float32), np.empty(length, np.uint8)
+    best, place = np.empty(length, np.float32), np.empty(length, np.int32)  # as wide as each other: one vector loop for both
     zero, one = np.float32(0), np.float32(1)
     for row in range(start, stop):  # a row of windows
         source = row // rows.size * sample_size + at(rows, row % rows.size)
@@ -139,10 +138,10 @@ def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns
             for i in range(length):
                 better = (t == 0) | (at(y, t * length + i) > at(best, i))
                 put(best, i, at(y, t * length + i) if better else at(best, i))
-                put(place, i, np.uint8(t + 1) if better else at(place, i))
+                put(place, i, np.int32(t + 1) if better else at(place, i))
         for i in range(length):
             value = at(best, i)
-            put(route, row * length + i, at(place, i) if (value >= zero) & (value <= one) else np.uint8(0))
+            put(route, row * length + i, np.uint8(at(place, i) if (value >= zero) & (value <= one) else np.int32(0)))
             put(codes, row * length + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
 
 
@@ -258,30 +257,26 @@ def _weight_grad(start, stop, x, g, partial, starts, offsets, bounds, sample_siz
     pixels = starts.size
     for tile in range(start, stop):
         part, block = tile // blocks, tile % blocks
-        for k in range(0, offsets.size, 8):
-            o0, o1, o2, o3 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2), at(offsets, k + 3)
-            o4, o5, o6, o7 = at(offsets, k + 4), at(offsets, k + 5), at(offsets, k + 6), at(offsets, k + 7)
-            target = ((part * blocks + block) * offsets.size + k) * 16
-            a0, a1, a2, a3 = (load_floats(partial, target), load_floats(partial, target + 16),
-                              load_floats(partial, target + 32), load_floats(partial, target + 48))
-            a4, a5, a6, a7 = (load_floats(partial, target + 64), load_floats(partial, target + 80),
-                              load_floats(partial, target + 96), load_floats(partial, target + 112))
-            for sample in range(bounds[part], bounds[part + 1]):
+        for sample in range(bounds[part], bounds[part + 1]):  # its gradient stays in cache
+            for k in range(0, offsets.size, 6):
+                o0, o1, o2 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2)
+                o3, o4, o5 = at(offsets, k + 3), at(offsets, k + 4), at(offsets, k + 5)
+                target = ((part * blocks + block) * offsets.size + k) * 16
+                a0, a1 = load_floats(partial, target), load_floats(partial, target + 16)
+                a2, a3 = load_floats(partial, target + 32), load_floats(partial, target + 48)
+                a4, a5 = load_floats(partial, target + 64), load_floats(partial, target + 80)
                 for p in range(pixels):
                     i = sample * sample_size + at(starts, p)
                     gradient = load_floats(g, (sample * pixels + p) * columns + 16 * block)
                     a0, a1 = multiply_add(a0, x, i + o0, gradient), multiply_add(a1, x, i + o1, gradient)
                     a2, a3 = multiply_add(a2, x, i + o2, gradient), multiply_add(a3, x, i + o3, gradient)
                     a4, a5 = multiply_add(a4, x, i + o4, gradient), multiply_add(a5, x, i + o5, gradient)
-                    a6, a7 = multiply_add(a6, x, i + o6, gradient), multiply_add(a7, x, i + o7, gradient)
-            store_floats(partial, target, a0, 16)
-            store_floats(partial, target + 16, a1, 16)
-            store_floats(partial, target + 32, a2, 16)
-            store_floats(partial, target + 48, a3, 16)
-            store_floats(partial, target + 64, a4, 16)
-            store_floats(partial, target + 80, a5, 16)
-            store_floats(partial, target + 96, a6, 16)
-            store_floats(partial, target + 112, a7, 16)
+                store_floats(partial, target, a0, 16)
+                store_floats(partial, target + 16, a1, 16)
+                store_floats(partial, target + 32, a2, 16)
+                store_floats(partial, target + 48, a3, 16)
+                store_floats(partial, target + 64, a4, 16)
+                store_floats(partial, target + 80, a5, 16)
 
 
 def weight_grad(g, x, conv):
@@ -294,7 +289,7 @@ def weight_grad(g, x, conv):
     g = np.ascontiguousarray(g)
     parts = min(PARTS, len(x))
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
-    offsets = np.append(offsets, np.zeros(-depth % 8, np.int64))  # fill the last tile; its extra rows are dropped
+    offsets = np.append(offsets, np.zeros(-depth % 6, np.int64))  # fill the last tile; its extra rows are dropped
     partial = np.zeros((parts, blocks, len(offsets), COLUMNS), np.float32)
     threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), starts, offsets, bounds,
                 x[:1].size, blocks * COLUMNS, blocks)
