@@ -109,6 +109,11 @@ def _record(path, family, lhs, rhs, conv, batch, size, note=""):
                            (batch, *size, conv.in_channels), output_shape, note))
 
 
+def record_float(path, lhs, rhs, conv, size):
+    """Log a product of real numbers, with inputs of ``size`` = (H, W), that a fused Function computes itself."""
+    _record(path, "float32", lhs, rhs, conv, lhs.shape[0], size)
+
+
 def _real(operand, dtype=np.float32):
     return operand.decode(dtype) if isinstance(operand, Codes) else operand
 
