@@ -400,3 +400,21 @@ def store_floats(typing, out, index, a, count):
         return context.get_dummy_value()
 
     return types.void(out, index, a, types.int64), generate
+
+
+# Elements of any type
+
+@intrinsic
+def copy16(typing, out, index, array, source):
+    """``out[index : index + 16] = array[source : source + 16]`` of two arrays of one type. Both must reach that far."""
+
+    def generate(context, builder, signature, args):
+        out, index, array, source = args
+        out_type, _, array_type, _ = signature.args
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), 16)
+        align = array_type.dtype.bitwidth // 8
+        value = _load(builder, _pointer(context, builder, array_type, array, source, vector), align)
+        _store(builder, value, _pointer(context, builder, out_type, out, index, vector), align)
+        return context.get_dummy_value()
+
+    return types.void(out, index, array, source), generate
