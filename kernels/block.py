@@ -17,7 +17,7 @@ from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.elementwise import add_lanes, gradient_code, gradient_factor, gradient_limits, lines_of, over_lines
 from bitnet.kernels.noise import uniform
-from bitnet.kernels.vectors import at, copy16, put
+from bitnet.kernels.vectors import at, copy16, prefetch, put
 
 # Loops go over segments of a line of pixels (``elementwise.lines_of``), and the constants of the channels are repeated for each
 # pixel of a segment. Pooling takes pixels out of lines, 16 numbers at a time: what is copied too much lands where the next
@@ -185,8 +185,13 @@ def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, heigh
         magnitude[sample] = peak
         factor = gradient_factor(largest[sample], half, limit)
         base = sample * size
-        for i in range(size):
-            put(codes, base + i, gradient_code(at(dy, i), factor, half, uniform(key0, key1, base + i)))
+        for first in range(0, size, 512):
+            for i in range(first, first + 512, 16):  # meanwhile the next sample comes from memory
+                prefetch(accum, base + size + i)
+                if pool == 1:
+                    prefetch(g, base + size + i)
+            for i in range(first, min(first + 512, size)):
+                put(codes, base + i, gradient_code(at(dy, i), factor, half, uniform(key0, key1, base + i)))
 
 
 def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):

@@ -128,8 +128,12 @@ def max_magnitude(g):
 
 @inlined
 def gradient_factor(largest, half, limit):
-    """What turns gradients from -largest to largest into levels from -half to half, and 0 into 0."""
-    return min(half / largest, limit)
+    """What turns gradients from -largest to largest into levels from -half to half: rounded up, so that extremes stay extremes.
+
+    It is finite also where the largest is 0, or so small that its inverse is not finite.
+    """
+    factor = half / largest
+    return min(factor if factor * largest >= half else np.nextafter(factor, limit), limit)
 
 
 @inlined
@@ -157,7 +161,7 @@ def encode_gradient(g, largest, bits, key):
     Returns
     -------
     codes : uint8 array of g's shape, rint(clip(g * (n / 2 / max) + n / 2 + sigma, 0, n)), n = 2**bits - 1,
-        sigma uniform in (-1/2, 1/2). The factor is finite also where max is so small that its inverse is not.
+        sigma uniform in (-1/2, 1/2)
     """
     codes = np.empty(g.shape, np.uint8)
     threads.run(_encode_gradient, len(g), g.reshape(-1), largest, g[:1].size, *gradient_limits(g.dtype, bits), *key,

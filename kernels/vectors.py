@@ -418,3 +418,18 @@ def copy16(typing, out, index, array, source):
         return context.get_dummy_value()
 
     return types.void(out, index, array, source), generate
+
+
+@intrinsic
+def prefetch(typing, array, index):
+    """Begin to bring ``array[index]``, which may lie beyond the end, from memory to the level-2 cache."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.bitcast(builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]]),
+                                  _I8.as_pointer())
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            ir.VoidType(), [pointer.type, _I32, _I32, _I32]), "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])  # to read, moderate locality, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
