@@ -10,7 +10,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names that glibc's <malloc.h> giv
 
 
 def keep_freed_memory():
-    """Have glibc keep up to 1 GiB of free memory, and map only pieces above 32 MiB apart. Other C libraries stay as they are."""
+    """Have glibc keep up to 1 GiB of free memory, and map only pieces above 32 MiB apart. Other C libraries stay alone."""
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018, another library's mallopt might mean something else
