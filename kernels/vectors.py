@@ -438,3 +438,36 @@ def store_floats(typing, out, index, a, count):
         return context.get_dummy_value()
 
     return types.void(out, index, a, types.int64), generate
+
+
+# Elements of any type
+
+@intrinsic
+def copy16(typing, out, index, array, source):
+    """``out[index : index + 16] = array[source : source + 16]`` of two arrays of one type. Both must reach that far."""
+
+    def generate(context, builder, signature, args):
+        out, index, array, source = args
+        out_type, _, array_type, _ = signature.args
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), 16)
+        align = array_type.dtype.bitwidth // 8
+        value = _load(builder, _pointer(context, builder, array_type, array, source, vector), align)
+        _store(builder, value, _pointer(context, builder, out_type, out, index, vector), align)
+        return context.get_dummy_value()
+
+    return types.void(out, index, array, source), generate
+
+
+@intrinsic
+def prefetch(typing, array, index):
+    """Begin to bring ``array[index]``, which may lie beyond the end, from memory to the level-2 cache."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.bitcast(builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]]),
+                                  _I8.as_pointer())
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            ir.VoidType(), [pointer.type, _I32, _I32, _I32]), "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])  # to read, moderate locality, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
