@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bitnet import execution, models
+from bitnet import dispatch, execution, models
 from bitnet.kernels import threads
 
 BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
@@ -218,21 +218,10 @@ def machine(given):
         if installed(package):
             versions[package] = importlib.metadata.version(package)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(),
+    return {"processor": dispatch.processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(),
             "target": numba.config.CPU_NAME or "host", "families": list(execution.FAMILIES), "load_before": load,
             "disturbed": load is not None and load > BUSY,
             "python": platform.python_version(), **versions}
-
-
-def _processor():
-    try:
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def print_machine(about, given):

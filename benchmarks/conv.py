@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import common
 import numpy as np
-import peak as limits
 import pictures
 
 from bitnet import Codes, execution, use_kernels
 from bitnet.functional import same_padding
+from bitnet.kernels import peak as limits
 from bitnet.kernels import products
 from bitnet.kernels.geometry import Conv
 from bitnet.quantizers import DoReFaActivation

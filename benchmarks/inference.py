@@ -11,12 +11,12 @@ OpenVINO in float32, in INT8 (all layers), and with its binary convolution in th
 import sys
 
 import common
-import peak as limits
 import pictures
 import train_step
 
 import bitnet
 from bitnet import Tensor, execution, models, no_grad, use_kernels
+from bitnet.kernels import peak as limits
 
 FLOAT = train_step.FLOAT
 

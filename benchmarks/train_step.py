@@ -14,10 +14,10 @@ from pathlib import Path
 
 import common
 import numpy as np
-import peak as limits
 import pictures
 
 from bitnet import execution, functional, models, optimizers, use_kernels
+from bitnet.kernels import peak as limits
 
 BATCH = 128
 FLOAT = (32, 32, 32)

@@ -1,7 +1,8 @@
 """Who computes a product: the choice of kernels, and the log of what was chosen.
 
-A product runs on integers where both operands are codes, and then on the kernel family that ``use_kernels`` names. Where one
-operand is a real number (32 bits), it runs in float32, and the log says so. No other path leads from codes to floats.
+A product runs on integers where both operands are codes, and then on the kernel family that ``use_kernels`` names, by default
+on the one that ``dispatch`` measured to be the quickest. Where one operand is a real number (32 bits), it runs in float32, and
+the log says so. No other path leads from codes to floats.
 """
 
 from contextlib import contextmanager
@@ -9,14 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, products, vectors
+from bitnet.kernels import dense, elementwise, products
 
 FAMILIES = tuple(products.FAMILIES)
-
-# A popcount takes a step for every pair of bit planes, a dot product of bytes one for all of them. "auto" takes popcount up to
-# so many pairs, and the byte kernels above where the machine multiplies bytes in one instruction.
-AUTO_PLANES = 2 if vectors.target_multiplies_bytes() else 12
 
 _family = "auto"
 _log = None
@@ -25,7 +23,7 @@ _layer = ""
 
 @contextmanager
 def use_kernels(family):
-    """Run integer products on one kernel family inside the block: "auto" or a name in FAMILIES.
+    """Run integer products on one kernel family inside the block: a name in FAMILIES, or "auto" for the quickest of each.
 
     Results are bit-identical whichever it is.
 
@@ -50,6 +48,7 @@ class Record:
     family : the kernel family, or "float32" where an operand is a real number
     bits : of the left operand (input or gradient) and of the right one (weight or input), 32 for a real number
     macs : multiply-accumulates of the product; note : what is unusual about it
+    how : of an automatic choice, "measured" just then or "known" from earlier measurements; else ""
     """
 
     layer: str
@@ -60,6 +59,7 @@ class Record:
     input_shape: tuple
     output_shape: tuple
     note: str = ""
+    how: str = ""
 
 
 @contextmanager
@@ -93,20 +93,31 @@ def _bits(operand):
     return operand.bits if isinstance(operand, Codes) else 32
 
 
-def _choose(lhs, rhs):
-    """The family of a product of two operands; "float32" where one of them is a real number."""
-    if not (isinstance(lhs, Codes) and isinstance(rhs, Codes)):
-        return "float32"
-    if _family != "auto":
-        return _family
-    return "popcount" if lhs.bits * rhs.bits <= AUTO_PLANES else "byte_dot"
-
-
-def _record(path, family, lhs, rhs, conv, batch, size, note=""):
+def _record(path, family, lhs, rhs, conv, batch, size, note="", how=""):
     if _log is not None:
         output_shape = (batch, *conv.output_size(*size), conv.out_channels)
         _log.append(Record(_layer, path, family, (_bits(lhs), _bits(rhs)), conv.macs(batch, *size),
-                           (batch, *size, conv.in_channels), output_shape, note))
+                           (batch, *size, conv.in_channels), output_shape, note, how))
+
+
+def _on_codes(path, lhs, rhs, conv, batch, size, run):
+    """A product of codes by ``run(family)``, on the family in force or on the quickest, and its record."""
+    if _family == "auto":
+        product = dispatch.Product(path, conv, tuple(size), batch, (lhs.bits, lhs.encoding), (rhs.bits, rhs.encoding))
+        result, choice = dispatch.choose(product, run)
+    else:
+        result, choice = run(_family), dispatch.Choice(_family, "")
+    _record(path, choice.family, lhs, rhs, conv, batch, size, how=choice.how)
+    return result
+
+
+def _are_codes(*operands):
+    return all(isinstance(operand, Codes) for operand in operands)
+
+
+def record_float(path, lhs, rhs, conv, size):
+    """Log a product of real numbers, with inputs of ``size`` = (H, W), that a fused Function computes itself."""
+    _record(path, "float32", lhs, rhs, conv, lhs.shape[0], size)
 
 
 def _real(operand, dtype=np.float32):
@@ -145,7 +156,7 @@ def forward(x, w, conv, bias=None):
     -------
     y : float array (N, OH, OW, F)
     """
-    if isinstance(x, Codes) and isinstance(w, Codes):
+    if _are_codes(x, w):
         if one_scale(w):
             y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
         elif w.per == "filter":
@@ -161,9 +172,7 @@ def forward(x, w, conv, bias=None):
 
 def forward_accum(x, w, conv):
     """``forward`` of two operands that are Codes, as integers (N, OH, OW, F), to be multiplied by both scales."""
-    family = _choose(x, w)
-    _record("forward", family, x, w, conv, x.shape[0], x.shape[1:3])
-    return products.forward(family, x, w, conv)
+    return _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3], lambda family: products.forward(family, x, w, conv))
 
 
 def input_grad(g, w, conv, size):
@@ -178,16 +187,17 @@ def input_grad(g, w, conv, size):
     ValueError : two operands that are Codes, and a scale for each filter: the sum runs over filters, so their scales belong
         into the gradient before it is quantized, see ``functional.Conv2d``.
     """
-    if isinstance(g, Codes) and isinstance(w, Codes) and not one_scale(w):
+    if not _are_codes(g, w):
+        _record("input_grad", "float32", g, w, conv, g.shape[0], size)
+        return dense.input_grad(*_real_pair(g, w), conv, size)
+    if not one_scale(w):
         if w.per == "filter":
             raise ValueError("a gradient of codes needs a weight with one scale, got one for each filter")
         levels, magnitudes = _signs(w)
         return input_grad(g, levels, conv, size) + input_grad(g, magnitudes, conv, size)
-    family = _choose(g, w)
-    _record("input_grad", family, g, w, conv, g.shape[0], size)
-    if family == "float32":
-        return dense.input_grad(*_real_pair(g, w), conv, size)
-    return products.input_grad(family, g, w, conv, size, _per_sample(g.scale * w.scale, g.shape[0]))
+    scale = _per_sample(g.scale * w.scale, g.shape[0])
+    return _on_codes("input_grad", g, w, conv, g.shape[0], size,
+                     lambda family: products.input_grad(family, g, w, conv, size, scale))
 
 
 def weight_grad(g, x, conv):
@@ -197,10 +207,18 @@ def weight_grad(g, x, conv):
     -------
     grad : float array (kh, kw, C / groups, F)
     """
-    family = _choose(g, x)
-    on_pixels = family != "float32" and products.runs_on_pixels(conv, x.shape[1:3])
-    _record("weight_grad", family, g, x, conv, x.shape[0], x.shape[1:3],
-            "1x1 output, nothing to count: float product of the scaled levels" if on_pixels else "")
-    if family == "float32":
+    batch, size = x.shape[0], x.shape[1:3]
+    if not _are_codes(g, x):
+        _record("weight_grad", "float32", g, x, conv, batch, size)
         return dense.weight_grad(*_real_pair(g, x), conv)
-    return products.weight_grad(family, g, x, conv, _per_sample(g.scale * x.scale, g.shape[0]))
+    scale = _per_sample(g.scale * x.scale, batch)
+
+    def run(family):
+        return products.weight_grad(family, g, x, conv, scale)
+
+    if products.runs_on_pixels(conv, size):  # the same whatever the family
+        family = "float" if _family == "auto" else _family
+        _record("weight_grad", family, g, x, conv, batch, size,
+                "1x1 output, nothing to count: float product of the scaled levels")
+        return run(family)
+    return _on_codes("weight_grad", g, x, conv, batch, size, run)

@@ -24,7 +24,7 @@ import numpy as np
 from bitnet import models
 from bitnet.checkpoint import CheckpointError, write_atomically
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, popcount, threads
+from bitnet.kernels import dense, direct, elementwise, popcount, threads
 from bitnet.kernels.geometry import Conv
 from bitnet.kernels.packing import pack_channels, pack_weight
 from bitnet.kernels.threshold import pack_thresholds
@@ -115,8 +115,8 @@ class FrozenNetwork:
 
     def _stages(self, images):
         weight = self.arrays["conv0.weight"]
-        y = dense.forward(images, weight, Conv(weight.shape[2], weight.shape[3], weight.shape[:2]), self.arrays["conv0.bias"])
-        values, _ = elementwise.encode_activation(elementwise.max_pool(y, 2, 2, 0)[0], self.bits[0])
+        conv = Conv(weight.shape[2], weight.shape[3], weight.shape[:2])
+        values, _ = direct.encode(images, weight, conv, self.arrays["conv0.bias"], 2, self.bits[0])
         words = pack_channels(Codes(values, self.bits[0], "unsigned"), 1, self.inner[0].conv.padding)
         for i, layer in enumerate(self.inner[:-1]):
             yield words

@@ -6,6 +6,7 @@ import numpy as np
 
 from bitnet import execution, functional
 from bitnet.functional import as_tensor
+from bitnet.kernels import direct
 from bitnet.quantizers import (
     BitwiseWeight,
     DoReFaActivation,
@@ -243,13 +244,37 @@ _fusing = True
 
 @contextmanager
 def unfused():
-    """Inside the block ``conv_block`` runs layer by layer: the same bits, slower, and every layer's output can be seen."""
+    """Inside the block, blocks run layer by layer: the same codes, slower, and every layer's output can be seen."""
     global _fusing
     previous, _fusing = _fusing, False
     try:
         yield
     finally:
         _fusing = previous
+
+
+def _side_by_side(pool):
+    """Do the windows of a MaxPool (or None) lie side by side, with a place in each that fits a byte?"""
+    return pool is None or (pool.stride in (None, pool.size) and pool.padding == 0 and pool.size < 16)
+
+
+def first_block(x, conv, act, pool=None):
+    """``act(pool(conv(x)))`` for a Conv2d, an Activation and a MaxPool (or None).
+
+    Where a float convolution of images that want no gradient meets DoReFa's activations, this is one fused Function, and the
+    same codes come out.
+    """
+    x = as_tensor(x)
+    if (_fusing and x.codes is None and not x.requires_grad and type(act.quantizer) is DoReFaActivation and _side_by_side(pool)
+            and not (conv.weight_quantizer or conv.input_quantizer or conv.grad_quantizer)):
+        geometry = functional.convolution_of(x, conv.weight, conv.stride, conv.padding, conv.groups)
+        size = pool.size if pool else 1
+        if direct.serves(x.data, geometry) and min(geometry.output_size(*x.shape[1:3])) >= size:
+            inputs = (x, conv.weight) if conv.bias is None else (x, conv.weight, conv.bias)
+            with execution.layer(conv.name):
+                return functional.FirstBlock.apply(*inputs, conv=geometry, pool=size, quantizer=act.quantizer)
+    y = conv(x)
+    return act(pool(y) if pool else y)
 
 
 def conv_block(x, conv, norm, act, pool=None):
@@ -260,8 +285,7 @@ def conv_block(x, conv, norm, act, pool=None):
     x = as_tensor(x)
     if not (_fusing and x.codes is not None and conv.weight_quantizer and conv.weight_quantizer.one_scale and conv.bias is None
             and type(conv.grad_quantizer) is DoReFaGradient and type(act.quantizer) is DoReFaActivation
-            and conv.input_quantizer is None and (norm.training or not is_recording())
-            and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0 and pool.size < 16))):
+            and conv.input_quantizer is None and (norm.training or not is_recording()) and _side_by_side(pool)):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
     weight = quantized_weight(conv)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitnet import functional
-from bitnet.layers import Activation, BatchNorm, Conv2d, Dropout, Flatten, Linear, MaxPool, Module, conv_block
+from bitnet.layers import Activation, BatchNorm, Conv2d, Dropout, Flatten, Linear, MaxPool, Module, conv_block, first_block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 SVHN_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
@@ -85,7 +85,7 @@ class SVHN(Module):
     def forward(self, x):
         if x.shape[1:] != (40, 40, 3):
             raise ValueError(f"the network takes images of shape (N, 40, 40, 3), got {x.shape}")
-        x = self.act0(self.pool0(self.conv0(x)))                             # 36 x 36, then 18 x 18
+        x = first_block(x, self.conv0, self.act0, self.pool0)                # 36 x 36, then 18 x 18
         x = conv_block(x, self.conv1, self.bn1, self.act1)                   # 18 x 18
         x = conv_block(x, self.conv2, self.bn2, self.act2, self.pool2)       # 18 x 18, then 9 x 9
         x = conv_block(x, self.conv3, self.bn3, self.act3)                   # 7 x 7

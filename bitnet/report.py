@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bitnet import execution, functional, random
+from bitnet import dispatch, execution, functional, random
 from bitnet.checkpoint import write_atomically
 from bitnet.training import Callback
 
@@ -86,7 +86,19 @@ def format_layers(model, records, batch_size):
     totals += [*rest, 0]
     rows.append(["all", "", "", *_sizes(*totals[:3]), f"{totals[3] / 1e6:.2f}", "", "", ""])
     notes.append("MMAC: millions of multiply-accumulates an image; packed: weights in W bits; -: not needed")
+    notes += _source_of_choice(records)
     return "\n".join([_columns([head, *rows], left=(0, 1, 2, 7, 8, 9)), *notes])
+
+
+def _source_of_choice(records):
+    """A line about where an automatic choice of kernels came from; none where nothing was chosen."""
+    chosen = [record.how for record in records if record.how]
+    if not chosen:
+        return []
+    measured, table = chosen.count("measured"), dispatch.table()
+    when = f"{measured} of {len(chosen)} measured now" if measured else "as measured before"
+    where = f"times are in {table.path}" if table.kept else f"{table.path} cannot be written, so the next start measures again"
+    return [f"kernels: the quickest of each product, {when}; {where}"]
 
 
 def _bits(products):

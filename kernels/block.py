@@ -4,7 +4,7 @@
     backward   g -> [to where the maximum came from] -> dz -> dy = scale * dz + slope * y + offset -> gradient codes
 
 Unfused, every arrow is a walk over memory that reads and writes floats. Here y, z, dz and dy exist in registers only and are
-computed again where they are needed; what lies in memory is the accumulators (int32), the codes and one byte a result:
+computed again where they are needed; what lies in memory is the accumulators (integers), the codes and one byte a result:
 
     route   0: no gradient passes (z was outside [0, 1]);  t + 1: it goes to position t of the pooling window
 
@@ -15,9 +15,14 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.elementwise import ROWS
+from bitnet.kernels.elementwise import add_lanes, gradient_code, gradient_factor, gradient_limits, lines_of, over_lines
 from bitnet.kernels.noise import uniform
-from bitnet.kernels.vectors import at, put
+from bitnet.kernels.vectors import at, copy16, prefetch, put
+
+# Loops go over segments of a line of pixels (``elementwise.lines_of``), and the constants of the channels are repeated for each
+# pixel of a segment. Pooling takes pixels out of lines, 16 numbers at a time: what is copied too much lands where the next
+# pixel goes, and after the last one in SLACK.
+SLACK = 16
 
 
 @inlined
@@ -25,59 +30,63 @@ def _real(accum, i, kappa):
     return np.float32(at(accum, i) * kappa)
 
 
+@inlined
+def _repeated(values, segment):
+    """Values of the channels, float32, for each pixel of a segment."""
+    line = np.empty((segment // values.size, values.size), np.float32)
+    for x in range(len(line)):
+        line[x] = values
+    return line.reshape(-1)
+
+
 @kernel
-def _sums(start, stop, accum, kappa, rows, channels, partial):
+def _sums(start, stop, accum, kappa, lines, line, segment, channels, per_tile, partial):
+    lanes = np.empty(2 * segment)
     for tile in range(start, stop):
-        base = tile * 2 * channels
-        for c in range(2 * channels):
-            put(partial, base + c, 0.0)
-        for row in range(tile * 256, min((tile + 1) * 256, rows)):
-            for c in range(channels):
-                y = np.float64(_real(accum, row * channels + c, kappa))
-                put(partial, base + c, at(partial, base + c) + y)
-                put(partial, base + channels + c, at(partial, base + channels + c) + y * y)
+        lanes[:] = 0
+        for row in range(tile * per_tile, min((tile + 1) * per_tile, lines)):
+            for first in range(row * line, (row + 1) * line, segment):
+                for i in range(min(segment, (row + 1) * line - first)):
+                    y = np.float64(_real(accum, first + i, kappa))
+                    put(lanes, i, at(lanes, i) + y)
+                    put(lanes, segment + i, at(lanes, segment + i) + y * y)
+        add_lanes(lanes, segment, channels, partial, tile)
 
 
 def sums(accum, kappa):
     """Sums over all but the last axis of y and of y * y, y = kappa * accum in float32: float64 arrays (2, channels)."""
-    channels = accum.shape[-1]
-    rows = accum.size // channels
-    partial = np.empty((-(-rows // ROWS), 2, channels))
-    threads.run(_sums, len(partial), accum.reshape(-1), float(kappa), rows, channels, partial.reshape(-1))
-    return partial.sum(axis=0)
+    return over_lines(_sums, accum.shape, accum.reshape(-1), float(kappa))
 
 
 @kernel
-def _encode(start, stop, accum, kappa, scale, shift, height, width, channels, pool, out_height, out_width, top, codes, route):
-    length = width * channels
-    z = np.empty(pool * length, np.float32)
-    best, place = np.empty(channels, np.float32), np.empty(channels, np.uint8)
+def _encode(start, stop, accum, kappa, scale, shift, height, line, segment, channels, pool, out_height, out_line, top, codes,
+            route):
+    scales, shifts = _repeated(scale, segment), _repeated(shift, segment)
+    z, tap = np.empty(pool * line + SLACK, np.float32), np.empty(out_line + SLACK, np.float32)
+    best, place = z if pool == 1 else np.empty(out_line, np.float32), np.ones(out_line, np.uint8)
     zero, one = np.float32(0), np.float32(1)
-    for row in range(start, stop):  # a row of results
-        sample, oy = row // out_height, row % out_height
-        for dy in range(pool):
-            source = (sample * height + oy * pool + dy) * length
-            for i in range(length):
-                put(z, dy * length + i, _real(accum, source + i, kappa) * at(scale, i) + at(shift, i))
-        target = row * out_width * channels
-        if pool == 1:
-            for i in range(length):
-                value = at(z, i)
-                put(route, target + i, np.uint8((value >= zero) & (value <= one)))
-                put(codes, target + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
-            continue
-        for ox in range(out_width):
-            for tap in range(pool * pool):
-                source = tap // pool * length + (ox * pool + tap % pool) * channels
-                for c in range(channels):
-                    better = (tap == 0) | (at(z, source + c) > at(best, c))
-                    put(best, c, at(z, source + c) if better else at(best, c))
-                    put(place, c, np.uint8(tap + 1) if better else at(place, c))
-            for c in range(channels):
-                value = at(best, c)
-                put(route, target + c, at(place, c) if (value >= zero) & (value <= one) else np.uint8(0))
-                put(codes, target + c, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
-            target += channels
+    for row in range(start, stop):  # of results
+        for y in range(pool):
+            source = (row // out_height * height + row % out_height * pool + y) * line
+            for first in range(0, line, segment):
+                for i in range(min(segment, line - first)):
+                    real = _real(accum, source + first + i, kappa)
+                    put(z, y * line + first + i, real * at(scales, i) + at(shifts, i))
+        if pool > 1:
+            for t in range(pool * pool):
+                origin = t // pool * line + t % pool * channels
+                for x in range(0, out_line, channels):
+                    for c in range(0, channels, 16):
+                        copy16(tap, x + c, z, origin + x * pool + c)
+                for i in range(out_line):
+                    better = (t == 0) | (at(tap, i) > at(best, i))
+                    put(best, i, at(tap, i) if better else at(best, i))
+                    put(place, i, np.uint8(t + 1) if better else at(place, i))
+        target = row * out_line
+        for i in range(out_line):
+            value = at(best, i)
+            put(route, target + i, at(place, i) if (value >= zero) & (value <= one) else np.uint8(0))
+            put(codes, target + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
 
 
 def encode(accum, kappa, scale, shift, pool, bits):
@@ -85,7 +94,7 @@ def encode(accum, kappa, scale, shift, pool, bits):
 
     Parameters
     ----------
-    accum : int32 array (N, H, W, C); kappa : what one unit of it is worth
+    accum : integer array (N, H, W, C); kappa : what one unit of it is worth
     scale, shift : float arrays (C,) of the batch norm
     pool : size of the max-pooling windows, which do not overlap; 1 for none
     bits : of the codes
@@ -95,81 +104,94 @@ def encode(accum, kappa, scale, shift, pool, bits):
     codes, route : uint8 arrays (N, H // pool, W // pool, C)
     """
     samples, height, width, channels = accum.shape
+    _, line, segment = lines_of(accum.shape)
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    scales, shifts = (np.tile(values.astype(np.float32), width) for values in (scale, shift))  # a row of pixels: long loops
-    threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scales, shifts, height, width, channels, pool,
-                shape[1], shape[2], np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
+    threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scale, shift, height, line, segment, channels,
+                pool, shape[1], shape[2] * channels, np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
     return codes, route
 
 
 @inlined
-def _cell(row, height, width, pool, out_height, out_width):
-    """The result that position ``row`` of the accumulators belongs to (-1: none), and its place in the window, from 1."""
-    sample, y, x = row // (height * width), row // width % height, row % width
-    inside = (y // pool < out_height) & (x // pool < out_width)
-    cell = (sample * out_height + y // pool) * out_width + x // pool
-    return cell if inside else -1, y % pool * pool + x % pool + 1
+def _line_of_dz(dz, parts, g, route, row, height, line, channels, pool, out_height, out_line):
+    """dz of a line of pixels: g where the maximum was and clip let it pass, else 0. ``parts`` is for pool x columns."""
+    y = row % height
+    source = (row // height * out_height + y // pool) * out_line
+    if y // pool >= out_height:  # no window reaches here
+        for i in range(line):
+            put(dz, i, np.float32(0))
+    elif pool == 1:
+        for i in range(line):
+            put(dz, i, at(g, source + i) if at(route, source + i) else np.float32(0))
+    else:
+        for column in range(pool):
+            place = np.uint8(y % pool * pool + column + 1)
+            for i in range(out_line):
+                passes = at(route, source + i) == place
+                put(parts, column * out_line + i, at(g, source + i) if passes else np.float32(0))
+        for x in range(0, out_line, channels):
+            for column in range(pool):
+                for c in range(0, channels, 16):
+                    copy16(dz, x * pool + column * channels + c, parts, column * out_line + x + c)
+        for i in range(pool * out_line, line):
+            put(dz, i, np.float32(0))
 
 
 @kernel
-def _grad_sums(start, stop, g, route, accum, kappa, rows, height, width, channels, pool, out_height, out_width, partial):
+def _grad_sums(start, stop, g, route, accum, kappa, height, pool, out_height, out_line, lines, line, segment, channels,
+               per_tile, partial):
+    lanes = np.empty(2 * segment)
+    dz, parts = np.empty(line + SLACK, np.float32), np.empty(pool * out_line + SLACK, np.float32)
     for tile in range(start, stop):
-        base = tile * 2 * channels
-        for c in range(2 * channels):
-            put(partial, base + c, 0.0)
-        for row in range(tile * 256, min((tile + 1) * 256, rows)):
-            cell, place = _cell(row, height, width, pool, out_height, out_width)
-            if cell >= 0:
-                for c in range(channels):
-                    passes = at(route, cell * channels + c) == place
-                    dz = np.float64(at(g, cell * channels + c)) if passes else 0.0
-                    y = np.float64(_real(accum, row * channels + c, kappa))
-                    put(partial, base + c, at(partial, base + c) + dz)
-                    put(partial, base + channels + c, at(partial, base + channels + c) + dz * y)
+        lanes[:] = 0
+        for row in range(tile * per_tile, min((tile + 1) * per_tile, lines)):
+            _line_of_dz(dz, parts, g, route, row, height, line, channels, pool, out_height, out_line)
+            for first in range(0, line, segment):
+                source = row * line + first
+                for i in range(min(segment, line - first)):
+                    d, y = np.float64(at(dz, first + i)), np.float64(_real(accum, source + i, kappa))
+                    put(lanes, i, at(lanes, i) + d)
+                    put(lanes, segment + i, at(lanes, segment + i) + d * y)
+        add_lanes(lanes, segment, channels, partial, tile)
 
 
 def grad_sums(g, route, accum, kappa, pool):
     """Sums over all but the last axis of dz and of dz * y: float64 arrays (2, channels)."""
-    _, height, width, channels = accum.shape
-    rows = accum.size // channels
-    partial = np.empty((-(-rows // ROWS), 2, channels))
-    threads.run(_grad_sums, len(partial), g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa), rows, height,
-                width, channels, pool, g.shape[1], g.shape[2], partial.reshape(-1))
-    return partial.sum(axis=0)
+    return over_lines(_grad_sums, accum.shape, g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa),
+                      accum.shape[1], pool, g.shape[1], g.shape[2] * g.shape[3])
 
 
 @kernel
-def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, height, width, channels, pool, out_height,
-                out_width, top, key0, key1, largest, codes):
-    pixels = height * width
-    row_grad = np.empty(pixels * channels, np.float32)
-    bits = row_grad.view(np.int32)
-    half = np.float32(0.5) * top
+def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, height, line, segment, channels, pool, out_height,
+                out_line, half, limit, key0, key1, largest, codes):
+    size = height * line
+    scales, slopes, offsets = _repeated(scale, segment), _repeated(slope, segment), _repeated(offset, segment)
+    dz, parts = np.empty(line + SLACK, np.float32), np.empty(pool * out_line + SLACK, np.float32)
+    dy = np.empty(size, np.float32)  # of a sample, which stays in cache
+    bits, magnitude = dy.view(np.int32), largest.view(np.int32)
     for sample in range(start, stop):
         peak = np.int32(0)
-        for p in range(pixels):
-            cell, place = _cell(sample * pixels + p, height, width, pool, out_height, out_width)
-            source = (sample * pixels + p) * channels
-            if cell >= 0:
-                for c in range(channels):
-                    dz = at(g, cell * channels + c) if at(route, cell * channels + c) == place else np.float32(0)
-                    y = _real(accum, source + c, kappa)
-                    put(row_grad, p * channels + c, dz * at(scale, c) + y * at(slope, c) + at(offset, c))
-            else:
-                for c in range(channels):
-                    y = _real(accum, source + c, kappa)
-                    put(row_grad, p * channels + c, np.float32(0) * at(scale, c) + y * at(slope, c) + at(offset, c))
-            for c in range(channels):
-                peak = max(peak, np.int32(at(bits, p * channels + c) & 0x7FFFFFFF))
-        bits[0], peak = peak, bits[0]
-        largest[sample] = row_grad[0]
-        bits[0] = peak
-        whole = largest[sample] if largest[sample] > 0 else np.float32(1)
-        base = sample * pixels * channels
-        for i in range(pixels * channels):
-            level = at(row_grad, i) / whole * half + half + np.float32(uniform(key0, key1, base + i))
-            put(codes, base + i, np.uint8(np.int32(np.rint(min(max(level, np.float32(0)), top)))))
+        for row in range(sample * height, (sample + 1) * height):
+            _line_of_dz(dz, parts, g, route, row, height, line, channels, pool, out_height, out_line)
+            source = row * line
+            target = source - sample * size
+            for first in range(0, line, segment):
+                for i in range(min(segment, line - first)):
+                    y = _real(accum, source + first + i, kappa)
+                    d = at(dz, first + i) * at(scales, i) + y * at(slopes, i) + at(offsets, i)
+                    put(dy, target + first + i, d)
+            for i in range(target, target + line):
+                peak = max(peak, np.int32(at(bits, i) & 0x7FFFFFFF))
+        magnitude[sample] = peak
+        factor = gradient_factor(largest[sample], half, limit)
+        base = sample * size
+        for first in range(0, size, 512):
+            for i in range(first, first + 512, 16):  # meanwhile the next sample comes from memory
+                prefetch(accum, base + size + i)
+                if pool == 1:
+                    prefetch(g, base + size + i)
+            for i in range(first, min(first + 512, size)):
+                put(codes, base + i, gradient_code(at(dy, i), factor, half, uniform(key0, key1, base + i)))
 
 
 def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
@@ -185,9 +207,10 @@ def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
     -------
     codes : uint8 array of accum's shape; largest : float32 array (N,), max |dy| of each sample
     """
-    samples, height, width, channels = accum.shape
+    samples, height, _, channels = accum.shape
+    _, line, segment = lines_of(accum.shape)
     codes, largest = np.empty(accum.shape, np.uint8), np.empty(samples, np.float32)
-    threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa),
-                scale.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32), height, width, channels, pool,
-                g.shape[1], g.shape[2], np.float32((1 << bits) - 1), *key, largest, codes.reshape(-1))
+    threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa), scale, slope, offset,
+                height, line, segment, channels, pool, g.shape[1], g.shape[2] * channels, *gradient_limits(g.dtype, bits),
+                *key, largest, codes.reshape(-1))
     return codes, largest

@@ -20,12 +20,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import kernel
 from bitnet.kernels.geometry import affine, to_levels
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import CHANNELS, add_products, run_spatial, store_grad
-from bitnet.kernels.vectors import at, put, store_levels
+from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
+from bitnet.kernels.vectors import at, put, store_levels, store_transposed
 
 DIGIT = 4  # bits of a digit, where a level has two
 
@@ -56,7 +56,7 @@ def _padded(codes, groups, padding):
     if groups == 1 and channels % 4 == 0 and top_ == bottom == left == right == 0:
         return codes.values.reshape(samples, 1, height, width, channels)
     shape = (samples, groups, height + top_ + bottom, width + left + right, 4 * _steps_for(channels // groups))
-    out = np.zeros(shape, np.uint8)
+    out = arrays.zeros(shape, np.uint8)
     threads.run(_pad_channels, samples * height, codes.values.reshape(-1), height, width, channels, groups, top_, left,
                 shape[2], shape[3], shape[4], out.reshape(-1))
     return out
@@ -103,7 +103,7 @@ def _weight(w, conv, along, taps=None):
     pitches = {"inputs": (conv.group_in, conv.out_channels, conv.group_out, 1),
                "outputs": (conv.group_out, 1, conv.group_in, conv.out_channels)}[along]
     depth, blocks = pitches[0], blocks_for(pitches[2])
-    packed = np.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
+    packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
     sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
     threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
                 conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1))
@@ -121,7 +121,7 @@ def forward(x, w, conv, dtype=np.int32):
     size, border = x.values.shape[1:3], x.encoding != "unsigned"
     weight, sums = _weight(w, conv, "inputs")
     plan = forward_plan(conv, size, Layout(_steps_for(conv.group_in), 4, (0,), _digit_shifts(w.bits)), border=border)
-    out = np.empty((len(x.values), *conv.output_size(*size), conv.out_channels), dtype)
+    out = arrays.empty((len(x.values), *conv.output_size(*size), conv.out_channels), dtype)
     table, doublings = _table(plan, x, sums)
     run_spatial(plan, _padded(x, conv.groups, conv.padding), weight, table, None, out, conv.groups, conv.group_out, DIGIT,
                 doublings)
@@ -132,7 +132,7 @@ def input_grad(g, w, conv, size, scale):
     """``popcount.input_grad`` by dot products of bytes: the same integers, times the scale of their sample."""
     plans, padding = input_grad_plans(conv, size, Layout(_steps_for(conv.group_out), 4, (0,), _digit_shifts(w.bits)))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
-    out = (np.empty if covered else np.zeros)((len(g.values), *size, conv.in_channels), np.float32)
+    out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
     gradient = _padded(g, conv.groups, padding)
     for plan in plans:
         weight, sums = _weight(w, conv, "outputs", plan.taps)
@@ -144,14 +144,22 @@ def input_grad(g, w, conv, size, scale):
 @kernel
 def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, length, out):
     phases = stride_y * stride_x
+    wide = stride_x == 1 and width >= 16
     for sample in range(start, stop):
         for y in range(height):
+            row, image_row = y + top, (sample * height + y) * width
+            base = (sample * phases + row % stride_y * stride_x) * channels * length + row // stride_y * row_width
+            first = channels // 16 * 16 if wide else 0  # blocks of 16 channels and 16 pixels, the last one may overlap
+            for c in range(0, first, 16):
+                for x in range(0, width, 16):
+                    begin = min(x, width - 16)
+                    store_transposed(out, base + c * length + left + begin, length, codes,
+                                     (image_row + begin) * channels + c, channels)
             for x in range(width):
-                row, column = y + top, x + left
-                phase = row % stride_y * stride_x + column % stride_x
-                target = (sample * phases + phase) * channels * length + row // stride_y * row_width + column // stride_x
-                source = ((sample * height + y) * width + x) * channels
-                for c in range(channels):
+                column = x + left
+                target = base + column % stride_x * channels * length + column // stride_x
+                source = (image_row + x) * channels
+                for c in range(first, channels):
                     put(out, target + c * length, at(codes, source + c))
 
 
@@ -189,7 +197,7 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                  lhs_steps, rhs_steps, level_shift, doublings, length, x_sample, x_phase, g_sample, g_block, groups, group_in,
                  group_out, blocks):
     row_blocks = (group_in + 15) // 16
-    accum = np.empty(kernel_x * 16 * blocks * 16, np.float32)
+    accum, base = accumulators(kernel_x * 16 * blocks * 16)
     for tile in range(start, stop):  # 16 input channels and the taps of a filter row: one reading of x and g serves all
         taps = tile // (groups * row_blocks) * kernel_x
         group, first = tile // row_blocks % groups, tile % row_blocks * 16
@@ -201,9 +209,9 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                 phase, offset, border = at(tap_phases, taps + t), at(tap_offsets, taps + t), at(tap_classes, taps + t)
                 source = sample * x_sample + phase * x_phase + (group * group_in + first) * length + offset
                 constant = ((border * samples + sample) * groups + group) * blocks * 16
-                add_products(accum, t * 256 * blocks, x, source, length, count, g, gradient, g_block, blocks, table, constant,
-                             levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
-        store_grad(out, accum, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
+                add_products(accum, base + t * 256 * blocks, x, source, length, count, g, gradient, g_block, blocks, table,
+                             constant, levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
+        store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
 
 
 @lru_cache(maxsize=256)
@@ -219,7 +227,7 @@ def weight_grad(g, x, conv, scale):
     steps_ = _steps_for(int(plan.positions[-1]) + 1)
     pixel_of = np.full(4 * steps_, -1)  # of each position of a stream
     pixel_of[plan.positions] = np.arange(len(plan.positions))
-    gradient = np.empty((samples, conv.groups * blocks, len(_digit_shifts(g.bits)), steps_, COLUMNS, 4), np.int8)
+    gradient = arrays.empty((samples, conv.groups * blocks, len(_digit_shifts(g.bits)), steps_, COLUMNS, 4), np.int8)
     if conv.group_out % COLUMNS:
         gradient[:] = 0
     threads.run(_streams_of_gradients, samples, g.values.reshape(-1), g.values[0].size, pixel_of, conv.out_channels,
@@ -227,10 +235,10 @@ def weight_grad(g, x, conv, scale):
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
     length = max(rows_down * plan.row_width, int(plan.tap_offsets.max()) + 4 * steps_)
-    stream = np.zeros((samples, phases, conv.in_channels, length), np.uint8)
+    stream = arrays.zeros((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
-    table = np.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int32)
+    table = arrays.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int32)
     if offset:
         sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside)
         table[..., :conv.group_out] = -offset * sums.reshape(len(table), samples, conv.groups, conv.group_out)

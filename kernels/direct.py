@@ -1,11 +1,23 @@
-"""Float convolutions with few input channels, such as a network's first layer, without im2col.
+"""Float convolutions with few input channels, such as a network's first layer, without im2col; and a whole first block.
 
 With 3 channels, im2col copies 75 numbers for every pixel of a 5x5 filter only to multiply each by 48. Here a register tile
 reads them where they are. A filter row is one run of kw * C neighbouring floats, so position k of the filter lies at a fixed
 distance ``offsets[k]`` from a pixel's first tap:
 
-    forward       8 pixels x 16 output channels   y[p, f]  = sum over k   x[start(p) + offsets[k]] * w[k, f]
-    weight_grad   8 positions k x 16 channels     dw[k, f] = sum over p   x[start(p) + offsets[k]] * g[p, f]
+    forward       6 pixels x 16 output channels   y[p, f]  = sum over k   x[start(p) + offsets[k]] * w[k, f]
+    weight_grad   6 positions k x 16 channels     dw[k, f] = sum over p   x[start(p) + offsets[k]] * g[p, f]
+
+Six rows of 16 are what 16 registers of 8 floats can hold beside the operands; larger registers lose nothing by it.
+
+A block of convolution, max pool, clip and quantizer needs no y in memory. ``encode`` computes the pixels of one row of pooling
+windows into a few kilobytes that stay in cache, first those at position 0 of every window, then those at position 1, ...:
+pooling is then the largest of pool * pool long rows. Codes leave it, and one byte a result that says where it came from:
+
+    route   0: no gradient passes (the value was outside [0, 1]);  t + 1: it goes to position t of the pooling window
+
+So most pixels get no gradient: of a 2x2 window one does, in each channel another one. ``block_grads`` visits only these:
+
+    dw[:, f] += g[cell, f] * (the patch of x under the filter at position route[cell, f] - 1 of the cell's window)
 """
 
 from functools import lru_cache
@@ -17,8 +29,9 @@ from bitnet.kernels.compile import kernel
 from bitnet.kernels.vectors import at, load_floats, multiply_add, put, store_floats
 
 COLUMNS = 16
-ROW_BLOCK = 256
-PARTS = 16  # partial sums of a weight gradient, added in a fixed order
+PIXELS = 240  # pixels of one tile of a convolution
+PARTS = 16    # partial sums of a weight gradient, added in a fixed order
+LINES = 5     # vectors of 16 weights that are summed in one visit of a patch
 
 
 def serves(x, conv):
@@ -26,15 +39,27 @@ def serves(x, conv):
     return x.dtype == np.float32 and conv.groups == 1 and conv.in_channels * conv.kernel[1] <= 32
 
 
+def _pitch(conv, size):
+    """Floats of one row of a padded image."""
+    return (size[1] + sum(conv.padding[1])) * conv.in_channels
+
+
 @lru_cache(maxsize=64)
 def _tables(conv, size):
-    """Start of each output pixel, and distance of each filter position, in floats of a padded image."""
-    out_size = conv.output_size(*size)
-    width = size[1] + sum(conv.padding[1])
-    starts = np.arange(out_size[0])[:, None] * conv.stride[0] * width + np.arange(out_size[1]) * conv.stride[1]
-    run = conv.kernel[1] * conv.in_channels
-    offsets = np.arange(conv.kernel[0])[:, None] * width * conv.in_channels + np.arange(run)
-    return starts.ravel() * conv.in_channels, offsets.ravel()
+    """Start of each output pixel (OH, OW), and distance of each filter position, in floats of a padded image."""
+    height, width = conv.output_size(*size)
+    pitch = _pitch(conv, size)
+    starts = np.arange(height)[:, None] * conv.stride[0] * pitch + np.arange(width) * conv.stride[1] * conv.in_channels
+    offsets = np.arange(conv.kernel[0])[:, None] * pitch + np.arange(conv.kernel[1] * conv.in_channels)
+    return starts, offsets.ravel()
+
+
+@lru_cache(maxsize=64)
+def _window_tables(conv, size, pool):
+    """Start of each pooling window (OH // pool, OW // pool), and distance of each of its positions (pool * pool)."""
+    starts, _ = _tables(conv, size)
+    height, width = (length // pool for length in starts.shape)
+    return np.ascontiguousarray(starts[:height * pool:pool, :width * pool:pool]), starts[:pool, :pool].ravel()
 
 
 def _padded(x, conv):
@@ -45,60 +70,186 @@ def _blocks(conv):
     return -(-conv.out_channels // COLUMNS)
 
 
+def _packed(w, bias, conv):
+    """Weight in blocks of 16 columns (blocks, kh * kw * C, 16), and bias; columns past the last are zero."""
+    blocks = _blocks(conv)
+    weight = np.zeros((w.size // conv.out_channels, blocks * COLUMNS), np.float32)
+    weight[:, :conv.out_channels] = w.reshape(-1, conv.out_channels)
+    shift = np.zeros(blocks * COLUMNS, np.float32)
+    shift[:conv.out_channels] = 0 if bias is None else bias
+    return np.ascontiguousarray(weight.reshape(-1, blocks, COLUMNS).transpose(1, 0, 2)).reshape(-1), shift
+
+
 @kernel
-def _forward(start, stop, x, w, bias, y, starts, offsets, samples, sample_size, columns, blocks):
-    pixels = starts.size
-    i, n = np.zeros(8, np.int64), np.zeros(8, np.int64)
-    for tile in range(start, stop):
-        block = tile % blocks
-        row = tile // blocks * 256
-        last = min(row + 256, samples * pixels)
-        weight = block * offsets.size * 16
-        sample, p = row // pixels, row % pixels
-        while row < last:
-            for k in range(8):  # past the last pixel, it is read again and not written
-                put(i, k, sample * sample_size + at(starts, p))
-                put(n, k, columns - 16 * block if row + k < last else 0)
-                if row + k < last - 1:
-                    p += 1
-                    if p == pixels:
-                        p = 0
-                        sample += 1
-            i0, i1, i2, i3, i4, i5, i6, i7 = at(i, 0), at(i, 1), at(i, 2), at(i, 3), at(i, 4), at(i, 5), at(i, 6), at(i, 7)
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = load_floats(bias, 16 * block)
+def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns, blocks):
+    """Outputs of pixels first .. last - 1 of an image that begins at x[source]: pixel p to y[target + p * columns]."""
+    for p in range(first, last, 6):  # past the last pixel, it is computed again
+        p1, p2, p3 = min(p + 1, last - 1), min(p + 2, last - 1), min(p + 3, last - 1)
+        p4, p5 = min(p + 4, last - 1), min(p + 5, last - 1)
+        i0, i1, i2 = source + at(starts, p), source + at(starts, p1), source + at(starts, p2)
+        i3, i4, i5 = source + at(starts, p3), source + at(starts, p4), source + at(starts, p5)
+        for block in range(blocks):
+            weight = block * offsets.size * 16
+            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, 16 * block)
             for k in range(offsets.size):
                 filters, o = load_floats(w, weight + 16 * k), at(offsets, k)
                 a0, a1 = multiply_add(a0, x, i0 + o, filters), multiply_add(a1, x, i1 + o, filters)
                 a2, a3 = multiply_add(a2, x, i2 + o, filters), multiply_add(a3, x, i3 + o, filters)
                 a4, a5 = multiply_add(a4, x, i4 + o, filters), multiply_add(a5, x, i5 + o, filters)
-                a6, a7 = multiply_add(a6, x, i6 + o, filters), multiply_add(a7, x, i7 + o, filters)
-            target = row * columns + 16 * block
-            store_floats(y, target, a0, at(n, 0))
-            store_floats(y, target + columns, a1, at(n, 1))
-            store_floats(y, target + 2 * columns, a2, at(n, 2))
-            store_floats(y, target + 3 * columns, a3, at(n, 3))
-            store_floats(y, target + 4 * columns, a4, at(n, 4))
-            store_floats(y, target + 5 * columns, a5, at(n, 5))
-            store_floats(y, target + 6 * columns, a6, at(n, 6))
-            store_floats(y, target + 7 * columns, a7, at(n, 7))
-            row += 8
+            base, count = target + 16 * block, columns - 16 * block
+            store_floats(y, base + p * columns, a0, count)
+            store_floats(y, base + p1 * columns, a1, count)
+            store_floats(y, base + p2 * columns, a2, count)
+            store_floats(y, base + p3 * columns, a3, count)
+            store_floats(y, base + p4 * columns, a4, count)
+            store_floats(y, base + p5 * columns, a5, count)
+
+
+@kernel
+def _forward(start, stop, x, w, bias, y, starts, offsets, sample_size, columns, blocks, tiles):
+    for tile in range(start, stop):
+        sample, first = tile // tiles, tile % tiles * 240
+        _pixels(x, w, bias, y, sample * sample_size, sample * starts.size * columns, starts, first,
+                min(first + 240, starts.size), offsets, columns, blocks)
 
 
 def forward(x, w, conv, bias=None):
     """``dense.forward`` of float32 arrays, plus a bias (F,): float32 array (N, OH, OW, F)."""
-    out_size, blocks = conv.output_size(*x.shape[1:3]), _blocks(conv)
     starts, offsets = _tables(conv, x.shape[1:3])
-    weight = np.zeros((len(offsets), blocks * COLUMNS), np.float32)
-    weight[:, :conv.out_channels] = w.reshape(-1, conv.out_channels)
-    weight = np.ascontiguousarray(weight.reshape(-1, blocks, COLUMNS).transpose(1, 0, 2))
-    shift = np.zeros(blocks * COLUMNS, np.float32)
-    shift[:conv.out_channels] = 0 if bias is None else bias
+    weight, shift = _packed(w, bias, conv)
     x = _padded(x, conv)
-    y = np.empty((len(x), *out_size, conv.out_channels), np.float32)
-    tiles = -(-len(x) * len(starts) // ROW_BLOCK) * blocks
-    threads.run(_forward, tiles, x.reshape(-1), weight.reshape(-1), shift, y.reshape(-1), starts, offsets, len(x), x[:1].size,
-                conv.out_channels, blocks)
+    y = np.empty((len(x), *starts.shape, conv.out_channels), np.float32)
+    tiles = -(-starts.size // PIXELS)
+    threads.run(_forward, len(x) * tiles, x.reshape(-1), weight, shift, y.reshape(-1), starts.reshape(-1), offsets, x[:1].size,
+                conv.out_channels, _blocks(conv), tiles)
     return y
+
+
+@kernel
+def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns, blocks, places, top, codes, route):
+    length = starts.size // places * columns
+    y = np.empty(places * length, np.float32)  # (position in the window, window, channel)
+    best, place = np.empty(length, np.float32), np.empty(length, np.int32)  # as wide as each other: one vector loop for both
+    zero, one = np.float32(0), np.float32(1)
+    for row in range(start, stop):  # a row of windows
+        source = row // rows.size * sample_size + at(rows, row % rows.size)
+        _pixels(x, w, bias, y, source, 0, starts, 0, starts.size, offsets, columns, blocks)
+        for t in range(places):
+            for i in range(length):
+                better = (t == 0) | (at(y, t * length + i) > at(best, i))
+                put(best, i, at(y, t * length + i) if better else at(best, i))
+                put(place, i, np.int32(t + 1) if better else at(place, i))
+        for i in range(length):
+            value = at(best, i)
+            put(route, row * length + i, np.uint8(at(place, i) if (value >= zero) & (value <= one) else np.int32(0)))
+            put(codes, row * length + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
+
+
+def encode(x, w, conv, bias, pool, bits):
+    """A first block: convolution, max pool, clip to [0, 1] and rounding to 2**bits levels.
+
+    The codes are those that ``forward``, ``elementwise.max_pool`` and ``elementwise.encode_activation`` give.
+
+    Parameters
+    ----------
+    x : float32 array (N, H, W, C); w : float32 array (kh, kw, C, F); conv : Conv that ``serves``
+    bias : float32 array (F,), or None
+    pool : size of the max-pooling windows, at most 15, which do not overlap; 1 for none
+    bits : of the codes
+
+    Returns
+    -------
+    codes, route : uint8 arrays (N, OH // pool, OW // pool, F)
+    """
+    _, offsets = _tables(conv, x.shape[1:3])
+    windows, positions = _window_tables(conv, x.shape[1:3], pool)
+    starts = (positions[:, None] + windows[0]).reshape(-1)  # of one row of windows
+    weight, shift = _packed(w, bias, conv)
+    x = _padded(x, conv)
+    shape = (len(x), *windows.shape, conv.out_channels)
+    codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    threads.run(_encode, len(x) * len(windows), x.reshape(-1), weight, shift, np.ascontiguousarray(windows[:, 0]), starts,
+                offsets, x[:1].size, conv.out_channels, _blocks(conv), pool * pool, np.float32((1 << bits) - 1),
+                codes.reshape(-1), route.reshape(-1))
+    return codes, route
+
+
+@kernel
+def _block_grads(start, stop, x, g, route, partial, sums, cells, moves, lines, bounds, height, row, corner, pitch, image_size,
+                 channels):
+    image = np.zeros(image_size, np.float32)  # one sample with its padding
+    where, value = np.empty(channels * cells.size, np.int32), np.empty(channels * cells.size, np.float32)
+    count = np.empty(channels, np.int64)
+    for part in range(start, stop):
+        for sample in range(bounds[part], bounds[part + 1]):
+            for y in range(height):
+                for i in range(row):
+                    put(image, corner + y * pitch + i, at(x, (sample * height + y) * row + i))
+            for f in range(channels):
+                put(count, f, f * cells.size)
+            for cell in range(cells.size):  # a list for each channel: what passes, and to which patch
+                source = (sample * cells.size + cell) * channels
+                for f in range(channels):
+                    i, way = at(count, f), at(route, source + f)
+                    put(where, i, at(cells, cell) + at(moves, np.int64(way)))
+                    put(value, i, at(g, source + f))
+                    put(count, f, i + np.int64(way != 0))  # what does not pass is overwritten by the next
+            for f in range(channels):
+                for line in range(0, lines.size, 5):
+                    o0, o1, o2 = at(lines, line), at(lines, line + 1), at(lines, line + 2)
+                    o3, o4 = at(lines, line + 3), at(lines, line + 4)
+                    target, total = ((part * channels + f) * lines.size + line) * 16, 0.0
+                    a0, a1 = load_floats(partial, target), load_floats(partial, target + 16)
+                    a2, a3 = load_floats(partial, target + 32), load_floats(partial, target + 48)
+                    a4 = load_floats(partial, target + 64)
+                    for i in range(f * cells.size, at(count, f)):
+                        p = np.int64(at(where, i))
+                        a0 = multiply_add(a0, value, i, load_floats(image, p + o0))
+                        a1 = multiply_add(a1, value, i, load_floats(image, p + o1))
+                        a2 = multiply_add(a2, value, i, load_floats(image, p + o2))
+                        a3 = multiply_add(a3, value, i, load_floats(image, p + o3))
+                        a4 = multiply_add(a4, value, i, load_floats(image, p + o4))
+                        total += np.float64(at(value, i))
+                    store_floats(partial, target, a0, 16)
+                    store_floats(partial, target + 16, a1, 16)
+                    store_floats(partial, target + 32, a2, 16)
+                    store_floats(partial, target + 48, a3, 16)
+                    store_floats(partial, target + 64, a4, 16)
+                    if line == 0:
+                        put(sums, part * channels + f, at(sums, part * channels + f) + total)
+
+
+def block_grads(g, route, x, conv, pool):
+    """Gradients of a first block.
+
+    Parameters
+    ----------
+    g : float32 array (N, OH // pool, OW // pool, F), gradient with respect to the activations
+    route : what ``encode`` returned for the same x, conv and pool
+
+    Returns
+    -------
+    grad_weight : float32 array (kh, kw, C, F); grad_bias : float32 array (F,), summed in float64
+    """
+    size, channels = x.shape[1:3], conv.out_channels
+    pitch, run = _pitch(conv, size), conv.kernel[1] * conv.in_channels
+    windows, positions = _window_tables(conv, size, pool)
+    vectors = -(-run // COLUMNS)  # of a filter row; the last one reads past the row, and what it sums there is dropped
+    lines = (np.arange(conv.kernel[0])[:, None] * pitch + np.arange(vectors) * COLUMNS).reshape(-1)
+    padded = np.append(lines, np.zeros(-len(lines) % LINES, np.int64))
+    parts = max(1, min(PARTS, len(x)))
+    bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
+    partial, sums = np.zeros((parts, channels, len(padded), COLUMNS), np.float32), np.zeros((parts, channels))
+    (top, bottom), (left, _) = conv.padding
+    threads.run(_block_grads, parts, np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(g, np.float32).reshape(-1),
+                route.reshape(-1), partial.reshape(-1), sums.reshape(-1), windows.reshape(-1), np.append(0, positions), padded,
+                bounds, size[0], size[1] * conv.in_channels, top * pitch + left * conv.in_channels, pitch,
+                (size[0] + top + bottom) * pitch + COLUMNS, channels)
+    total = partial[0]
+    for part in partial[1:]:
+        total += part
+    grad = total[:, :len(lines)].reshape(channels, conv.kernel[0], -1)[..., :run]  # (F, kh, kw * C)
+    return np.ascontiguousarray(grad.transpose(1, 2, 0)).reshape(conv.weight_shape), sums.sum(axis=0).astype(np.float32)
 
 
 @kernel
@@ -106,43 +257,39 @@ def _weight_grad(start, stop, x, g, partial, starts, offsets, bounds, sample_siz
     pixels = starts.size
     for tile in range(start, stop):
         part, block = tile // blocks, tile % blocks
-        for k in range(0, offsets.size, 8):
-            o0, o1, o2, o3 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2), at(offsets, k + 3)
-            o4, o5, o6, o7 = at(offsets, k + 4), at(offsets, k + 5), at(offsets, k + 6), at(offsets, k + 7)
-            target = ((part * blocks + block) * offsets.size + k) * 16
-            a0, a1, a2, a3 = (load_floats(partial, target), load_floats(partial, target + 16),
-                              load_floats(partial, target + 32), load_floats(partial, target + 48))
-            a4, a5, a6, a7 = (load_floats(partial, target + 64), load_floats(partial, target + 80),
-                              load_floats(partial, target + 96), load_floats(partial, target + 112))
-            for sample in range(bounds[part], bounds[part + 1]):
+        for sample in range(bounds[part], bounds[part + 1]):  # its gradient stays in cache
+            for k in range(0, offsets.size, 6):
+                o0, o1, o2 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2)
+                o3, o4, o5 = at(offsets, k + 3), at(offsets, k + 4), at(offsets, k + 5)
+                target = ((part * blocks + block) * offsets.size + k) * 16
+                a0, a1 = load_floats(partial, target), load_floats(partial, target + 16)
+                a2, a3 = load_floats(partial, target + 32), load_floats(partial, target + 48)
+                a4, a5 = load_floats(partial, target + 64), load_floats(partial, target + 80)
                 for p in range(pixels):
                     i = sample * sample_size + at(starts, p)
                     gradient = load_floats(g, (sample * pixels + p) * columns + 16 * block)
                     a0, a1 = multiply_add(a0, x, i + o0, gradient), multiply_add(a1, x, i + o1, gradient)
                     a2, a3 = multiply_add(a2, x, i + o2, gradient), multiply_add(a3, x, i + o3, gradient)
                     a4, a5 = multiply_add(a4, x, i + o4, gradient), multiply_add(a5, x, i + o5, gradient)
-                    a6, a7 = multiply_add(a6, x, i + o6, gradient), multiply_add(a7, x, i + o7, gradient)
-            store_floats(partial, target, a0, 16)
-            store_floats(partial, target + 16, a1, 16)
-            store_floats(partial, target + 32, a2, 16)
-            store_floats(partial, target + 48, a3, 16)
-            store_floats(partial, target + 64, a4, 16)
-            store_floats(partial, target + 80, a5, 16)
-            store_floats(partial, target + 96, a6, 16)
-            store_floats(partial, target + 112, a7, 16)
+                store_floats(partial, target, a0, 16)
+                store_floats(partial, target + 16, a1, 16)
+                store_floats(partial, target + 32, a2, 16)
+                store_floats(partial, target + 48, a3, 16)
+                store_floats(partial, target + 64, a4, 16)
+                store_floats(partial, target + 80, a5, 16)
 
 
 def weight_grad(g, x, conv):
     """``dense.weight_grad`` of float32 arrays: float32 array (kh, kw, C, F)."""
     starts, offsets = _tables(conv, x.shape[1:3])
     depth, blocks = len(offsets), _blocks(conv)
-    x = _padded(x, conv)
+    x, starts = _padded(x, conv), starts.reshape(-1)
     if conv.out_channels % COLUMNS:
         g = np.pad(g, ((0, 0), (0, 0), (0, 0), (0, blocks * COLUMNS - conv.out_channels)))
     g = np.ascontiguousarray(g)
     parts = min(PARTS, len(x))
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
-    offsets = np.append(offsets, np.zeros(-depth % 8, np.int64))  # fill the last tile; its extra rows are dropped
+    offsets = np.append(offsets, np.zeros(-depth % 6, np.int64))  # fill the last tile; its extra rows are dropped
     partial = np.zeros((parts, blocks, len(offsets), COLUMNS), np.float32)
     threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), starts, offsets, bounds,
                 x[:1].size, blocks * COLUMNS, blocks)

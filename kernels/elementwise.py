@@ -4,15 +4,18 @@ A function ``name`` cuts the work into tiles whose size depends on shapes alone 
 per tile in float64 and added in tile order. Arrays are C-contiguous; floats may be float32 or float64.
 """
 
+import math
+
 import numpy as np
 
 from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
+from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.noise import uniform
 from bitnet.kernels.vectors import at, put
 
 BLOCK = 1 << 14  # elements of one tile: small against a level-2 cache
-ROWS = 256       # rows of one tile of a (rows, channels) matrix
+ROWS = 256       # pixels of one tile of an image, about
+SEGMENT = 512    # numbers in a loop over pixels and channels
 
 
 def _blocks(size):
@@ -123,14 +126,29 @@ def max_magnitude(g):
     return out.view(g.dtype)
 
 
+@inlined
+def gradient_factor(largest, half, limit):
+    """What turns gradients from -largest to largest into levels from -half to half: rounded up, so that extremes stay extremes.
+
+    It is finite also where the largest is 0, or so small that its inverse is not finite.
+    """
+    factor = half / largest
+    return min(factor if factor * largest >= half else np.nextafter(factor, limit), limit)
+
+
+@inlined
+def gradient_code(value, factor, half, noise):
+    """rint(clip(value * factor + half + noise, 0, 2 * half))."""
+    level = value * factor + half + noise
+    return np.uint8(np.int32(np.rint(min(max(level, np.float32(0)), half + half))))
+
+
 @kernel
-def _encode_gradient(start, stop, g, largest, size, top, key0, key1, codes):
-    half = g.dtype.type(0.5) * top
+def _encode_gradient(start, stop, g, largest, size, half, limit, key0, key1, codes):
     for sample in range(start, stop):
-        whole = largest[sample] if largest[sample] > 0 else g.dtype.type(1)
+        factor = gradient_factor(largest[sample], half, limit)
         for i in range(sample * size, (sample + 1) * size):
-            level = at(g, i) / whole * half + half + g.dtype.type(uniform(key0, key1, i))
-            put(codes, i, np.uint8(np.int32(np.rint(min(max(level, g.dtype.type(0)), top)))))
+            put(codes, i, gradient_code(at(g, i), factor, half, g.dtype.type(uniform(key0, key1, i))))
 
 
 def encode_gradient(g, largest, bits, key):
@@ -142,13 +160,18 @@ def encode_gradient(g, largest, bits, key):
 
     Returns
     -------
-    codes : uint8 array of g's shape, rint(clip(n * (g / (2 max) + 1/2) + sigma, 0, n)), n = 2**bits - 1,
+    codes : uint8 array of g's shape, rint(clip(g * (n / 2 / max) + n / 2 + sigma, 0, n)), n = 2**bits - 1,
         sigma uniform in (-1/2, 1/2)
     """
     codes = np.empty(g.shape, np.uint8)
-    threads.run(_encode_gradient, len(g), g.reshape(-1), largest, g[:1].size, g.dtype.type((1 << bits) - 1), *key,
+    threads.run(_encode_gradient, len(g), g.reshape(-1), largest, g[:1].size, *gradient_limits(g.dtype, bits), *key,
                 codes.reshape(-1))
     return codes
+
+
+def gradient_limits(dtype, bits):
+    """n / 2 and the largest factor of ``gradient_code``, in the gradient's type."""
+    return dtype.type(((1 << bits) - 1) / 2), np.finfo(dtype).max
 
 
 @kernel
@@ -166,27 +189,56 @@ def keep_mask(shape, drop, key):
 
 # Batch normalisation: matrices of (rows, channels)
 
-@kernel
-def _channel_sums(start, stop, a, b, rows, channels, partial):
-    for tile in range(start, stop):
-        base = tile * 2 * channels
-        for c in range(2 * channels):
-            put(partial, base + c, 0.0)
-        for row in range(tile * 256, min((tile + 1) * 256, rows)):
+def lines_of(shape):
+    """How an image (..., H, W, C) is walked over: (lines, line, segment), in numbers, not pixels. (rows, C) has no lines.
+
+    A line of W pixels is W * C numbers that lie side by side, and a loop over them is fast also where C is small. It is taken
+    in segments of whole pixels, such that what a loop adds to, or multiplies with, stays in the level-1 cache.
+    """
+    width, channels = shape[-2] if len(shape) > 2 else 1, max(1, shape[-1])
+    parts = -(-width // max(1, SEGMENT // channels))
+    return math.prod(shape[:-1]) // max(1, width), width * channels, -(-width // max(1, parts)) * channels
+
+
+def over_lines(kernel, shape, *args):
+    """Run a kernel that leaves two float64 sums a channel for each tile of lines, and add the tiles: (2, channels)."""
+    lines, line, segment = lines_of(shape)
+    channels = shape[-1]
+    per_tile = max(1, ROWS * channels // max(1, line))
+    partial = np.empty((-(-lines // per_tile), 2, channels))
+    threads.run(kernel, len(partial), *args, lines, line, segment, channels, per_tile, partial.reshape(-1))
+    return partial.sum(axis=0)
+
+
+@inlined
+def add_lanes(lanes, segment, channels, partial, tile):
+    """Add the sums of all pixels of a segment, one lane each, into the two sums of a channel."""
+    for which in range(2):
+        target = (tile * 2 + which) * channels
+        for c in range(channels):
+            put(partial, target + c, at(lanes, which * segment + c))
+        for first in range(channels, segment, channels):
             for c in range(channels):
-                x = np.float64(at(a, row * channels + c))
-                y = np.float64(at(b, row * channels + c))
-                put(partial, base + c, at(partial, base + c) + x)
-                put(partial, base + channels + c, at(partial, base + channels + c) + x * y)
+                put(partial, target + c, at(partial, target + c) + at(lanes, which * segment + first + c))
+
+
+@kernel
+def _channel_sums(start, stop, a, b, lines, line, segment, channels, per_tile, partial):
+    lanes = np.empty(2 * segment)
+    for tile in range(start, stop):
+        lanes[:] = 0
+        for row in range(tile * per_tile, min((tile + 1) * per_tile, lines)):
+            for first in range(row * line, (row + 1) * line, segment):
+                for i in range(min(segment, (row + 1) * line - first)):
+                    x, y = np.float64(at(a, first + i)), np.float64(at(b, first + i))
+                    put(lanes, i, at(lanes, i) + x)
+                    put(lanes, segment + i, at(lanes, segment + i) + x * y)
+        add_lanes(lanes, segment, channels, partial, tile)
 
 
 def channel_sums(a, b):
     """Sums over all but the last axis of ``a`` and of ``a * b``: float64 arrays (2, channels)."""
-    channels = a.shape[-1]
-    rows = a.size // channels
-    partial = np.empty((-(-rows // ROWS), 2, channels))
-    threads.run(_channel_sums, len(partial), a.reshape(-1), b.reshape(-1), rows, channels, partial.reshape(-1))
-    return partial.sum(axis=0)
+    return over_lines(_channel_sums, a.shape, a.reshape(-1), b.reshape(-1))
 
 
 @kernel

@@ -14,7 +14,7 @@ zero in both operands and cancel under XOR.
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import kernel
 from bitnet.kernels.geometry import plane_bits, planes_of
 from bitnet.kernels.spatial import COLUMNS, blocks_for
@@ -45,18 +45,20 @@ def gather_bits(codes, index, count, plane):
 def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
     group_channels = channels // groups
     words = (group_channels + 31) // 32
+    plane_size = padded_height * padded_width * words
     for row in range(start, stop):
         sample, y = row // height, row % height
-        for x in range(width):
-            pixel = (row * width + x) * channels
-            for group in range(groups):
-                first = pixel + group * group_channels
-                for plane in range(planes):
-                    image = ((sample * groups + group) * planes + plane) * padded_height + y + top
-                    target = (image * padded_width + x + left) * words
-                    for word in range(words):
-                        count = min(32, group_channels - 32 * word)
-                        put(out, target + word, gather_bits(codes, first + 32 * word, count, plane))
+        for group in range(groups):
+            source = row * width * channels + group * group_channels
+            target = (sample * groups + group) * planes * plane_size + ((y + top) * padded_width + left) * words
+            for _ in range(width):
+                for word in range(words):
+                    count = min(32, group_channels - 32 * word)
+                    for plane in range(planes):
+                        bits = gather_bits(codes, source + 32 * word, count, plane)
+                        put(out, target + plane * plane_size + word, bits)
+                source += channels
+                target += words
 
 
 def pack_channels(codes, groups, padding):
@@ -76,7 +78,7 @@ def pack_channels(codes, groups, padding):
     (top, bottom), (left, right) = padding
     planes = len(planes_of(codes).shifts)
     shape = (samples, groups, planes, height + top + bottom, width + left + right, words_for(channels // groups))
-    out = (np.zeros if np.any(padding) else np.empty)(shape, np.uint32)
+    out = (arrays.zeros if np.any(padding) else arrays.empty)(shape, np.uint32)
     threads.run(_pack_channels, samples * height, plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
                 top, left, shape[3], shape[4], out.reshape(-1))
     return out
@@ -145,7 +147,7 @@ def pack_weight(codes, conv, along, taps=None):
         pack, depth, group_columns = _pack_weight_along_outputs, conv.group_out, conv.group_in
     blocks, shifts = blocks_for(group_columns), planes_of(codes).shifts
     shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
-    out = (np.zeros if group_columns % COLUMNS else np.empty)(shape, np.uint32)
+    out = (arrays.zeros if group_columns % COLUMNS else arrays.empty)(shape, np.uint32)
     threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
                 len(shifts), blocks, out.reshape(-1))
     # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
@@ -210,7 +212,7 @@ def pack_positions(codes, groups, padding, stride, row_width, words, group_strid
     """
     samples, height, width, channels = codes.values.shape
     planes = len(planes_of(codes).shifts)
-    out = np.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
+    out = arrays.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
     threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), height, width, channels, *padding, *stride,
                 row_width, planes, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
     return out

@@ -26,12 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.geometry import planes_of, to_levels
 from bitnet.kernels.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import CHANNELS, add_products, run_spatial, store_grad
+from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_shifted
 
 
@@ -76,7 +76,7 @@ def forward_packed(words, x, weight, sums, w, conv, size, dtype=np.int32):
     layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
     plan = forward_plan(conv, size, layout, border=not planes.unsigned)
     halvings = planes.halvings + w_planes.halvings
-    out = np.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32 if halvings else dtype)
+    out = arrays.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32 if halvings else dtype)
     table, doublings = _table(plan, planes, w_planes, sums, conv.group_in)
     run_spatial(plan, words, weight, table, None, out, conv.groups, conv.group_out, 1, doublings)
     return (out >> halvings).astype(dtype) if halvings else out
@@ -99,7 +99,7 @@ def input_grad(g, w, conv, size, scale):
     g_planes, w_planes = planes_of(g), planes_of(w)
     plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), 1, g_planes.shifts, w_planes.shifts))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
-    out = (np.empty if covered else np.zeros)((len(g.values), *size, conv.in_channels), np.float32)
+    out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
     gradient, scale = pack_channels(g, conv.groups, padding), _halved(scale, g_planes, w_planes)
     for plan in plans:
         weight, sums = pack_weight(w, conv, "outputs", plan.taps)
@@ -131,7 +131,7 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                  blocks):
     row_blocks, channels = (group_in + 15) // 16, groups * group_in
     shifted = np.zeros(planes * mask.size * 16, np.uint32)
-    accum = np.empty(kernel_x * 16 * blocks * 16, np.float32)
+    accum, base = accumulators(kernel_x * 16 * blocks * 16)
     for tile in range(start, stop):  # 16 input channels and the taps of a filter row: one reading of x and g serves all
         taps = tile // (groups * row_blocks) * kernel_x
         group, first = tile // row_blocks % groups, tile % row_blocks * 16
@@ -146,9 +146,9 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                     _shift(x, source + plane * plane_words * channels, channels, count, offset, mask, shifted,
                            plane * mask.size * 16)
                 constant = ((border * samples + sample) * groups + group) * blocks * 16
-                add_products(accum, t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant, levels,
-                             lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
+                add_products(accum, base + t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant,
+                             levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
+        store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -205,7 +205,8 @@ def weight_grad(g, x, conv, scale):
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
-    threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.astype(np.int32).reshape(-1),
+    table = arrays.aligned(table, np.int32)
+    threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
                 _halved(scale, g_planes, x_planes), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
                 conv.kernel[1], streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, doublings,
                 len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size, gradient[0].size, conv.groups,

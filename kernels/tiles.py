@@ -15,7 +15,7 @@ meets which is a table too (``spatial.steps``), so strides, padding, taps, plane
 
 import numpy as np
 
-from bitnet.kernels import threads
+from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.spatial import blocks_for
 from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
@@ -116,11 +116,19 @@ def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_
     """
     samples, blocks = len(out), blocks_for(group_columns)
     tiles = -(-samples * len(plan.row_offsets) // ROW_BLOCK) * groups * -(-blocks // BLOCKS)
-    scale = np.ones(samples, np.float32) if scale is None else scale
-    threads.run(spatial, tiles, samples, lhs.reshape(-1), rhs.reshape(-1).view(np.uint32), table.astype(np.int32).reshape(-1),
-                scale, out.reshape(-1), plan.row_offsets, plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps,
-                plan.rhs_steps, level_shift, doublings, lhs[0].size, lhs[0].size // groups, rhs[0, 0].size * rhs.itemsize // 4,
-                groups, blocks, group_columns, out.shape[1] * out.shape[2])
+    scale, table = np.ones(samples, np.float32) if scale is None else scale, arrays.aligned(table, np.int32)
+    sample_size, words = lhs.size // samples, rhs.reshape(-1).view(np.uint32)
+    threads.run(spatial, tiles, samples, lhs.reshape(-1), words, table.reshape(-1), scale, out.reshape(-1), plan.row_offsets,
+                plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps, plan.rhs_steps, level_shift, doublings,
+                sample_size, sample_size // groups, words.size // (groups * blocks), groups, blocks, group_columns,
+                out.shape[1] * out.shape[2])
+
+
+@kernel
+def accumulators(size):
+    """A float32 array with ``size`` zeros from a cache line on, and where that is."""
+    accum = np.zeros(size + 16, np.float32)
+    return accum, -(accum.ctypes.data // 4) % 16
 
 
 @inlined
@@ -152,10 +160,10 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
 
 
 @inlined
-def store_grad(out, accum, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks):
+def store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks):
     """Copy sums of ``count`` input channels and the taps of one filter row to their places in a weight's gradient."""
     for t in range(kernel_x):
         for row in range(count):
             target = (((taps + t) * group_in + first + row) * groups + group) * group_out
             for c in range(group_out):
-                put(out, target + c, at(accum, (t * 16 + row) * blocks * 16 + c))
+                put(out, target + c, at(accum, base + (t * 16 + row) * blocks * 16 + c))

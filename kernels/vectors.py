@@ -357,6 +357,31 @@ def store_levels(typing, out, target, codes, i0, i1, i2, i3, mask, shift, factor
     return types.void(out, target, codes, *[types.int64] * 8), generate
 
 
+@intrinsic
+def store_transposed(typing, out, target, pitch, codes, source, step):
+    """``out[target + c * pitch + i] = codes[source + i * step + c]`` for i and c < 16 (uint8)."""
+    vector = ir.VectorType(_I8, LANES)
+
+    def generate(context, builder, signature, args):
+        out, target, pitch, codes, source, step = args
+        types_ = signature.args
+
+        def interleaved(a, b, first):
+            order = [lane for i in range(first, first + LANES // 2) for lane in (i, LANES + i)]
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, LANES), order))
+
+        rows = [_load(builder, _pointer(context, builder, types_[3], codes,
+                                        builder.add(source, builder.mul(step, _I64(i))), vector), 1) for i in range(LANES)]
+        for _ in range(4):  # each pass doubles the runs that lie side by side
+            rows = [interleaved(rows[i], rows[i + LANES // 2], first) for i in range(LANES // 2) for first in (0, LANES // 2)]
+        for c, row in enumerate(rows):
+            position = builder.add(target, builder.mul(pitch, _I64(c)))
+            _store(builder, row, _pointer(context, builder, types_[0], out, position, vector), 1)
+        return context.get_dummy_value()
+
+    return types.void(out, target, types.int64, codes, source, types.int64), generate
+
+
 def _bit_mask(lanes):
     vector, mask = ir.VectorType(_I8, lanes), ir.IntType(lanes)
 
@@ -413,3 +438,36 @@ def store_floats(typing, out, index, a, count):
         return context.get_dummy_value()
 
     return types.void(out, index, a, types.int64), generate
+
+
+# Elements of any type
+
+@intrinsic
+def copy16(typing, out, index, array, source):
+    """``out[index : index + 16] = array[source : source + 16]`` of two arrays of one type. Both must reach that far."""
+
+    def generate(context, builder, signature, args):
+        out, index, array, source = args
+        out_type, _, array_type, _ = signature.args
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), 16)
+        align = array_type.dtype.bitwidth // 8
+        value = _load(builder, _pointer(context, builder, array_type, array, source, vector), align)
+        _store(builder, value, _pointer(context, builder, out_type, out, index, vector), align)
+        return context.get_dummy_value()
+
+    return types.void(out, index, array, source), generate
+
+
+@intrinsic
+def prefetch(typing, array, index):
+    """Begin to bring ``array[index]``, which may lie beyond the end, from memory to the level-2 cache."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.bitcast(builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]]),
+                                  _I8.as_pointer())
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            ir.VoidType(), [pointer.type, _I32, _I32, _I32]), "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])  # to read, moderate locality, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate

@@ -1,12 +1,12 @@
-"""The fused block gives the bits of its unfused parts: values, statistics and all gradients."""
+"""The fused blocks give the bits of their unfused parts: values, statistics and gradients; a first block's to rounding."""
 
 import numpy as np
 import pytest
 
-from bitnet import Codes, Tensor, layers, no_grad, random
-from bitnet.functional import ConvBlock
+from bitnet import Codes, Tensor, execution, layers, no_grad, random
+from bitnet.functional import ConvBlock, FirstBlock
 from bitnet.kernels import threads
-from bitnet.layers import conv_block
+from bitnet.layers import conv_block, first_block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 
@@ -149,3 +149,117 @@ def test_what_cannot_be_fused_runs_in_parts(change):
         results.append(step(parts, block))
     for name, array in results[1].items():
         np.testing.assert_array_equal(results[0][name], array, err_msg=name)
+
+
+class FirstParts:
+    """The three modules of a first block and its images, the same ones for the same arguments."""
+
+    def __init__(self, bits=2, pool=2, size=(13, 12), channels=(3, 18), kernel=5, bias=True, **options):
+        rng = np.random.default_rng(0)
+        self.conv = layers.Conv2d(*channels, kernel, bias=bias, rng=rng, **options)
+        self.conv.name = "first"
+        if bias:
+            self.conv.bias.data[:] = rng.uniform(-0.5, 0.5, channels[1])
+        self.act, self.pool = layers.Activation(DoReFaActivation(bits)), layers.MaxPool(pool) if pool else None
+        self.x = Tensor(rng.random((5, *size, channels[0]), np.float32))
+
+    def fused(self):
+        return first_block(self.x, self.conv, self.act, self.pool)
+
+    def unfused(self):
+        with layers.unfused():
+            return self.fused()
+
+
+def first_step(parts, block):
+    """Output, gradients and executed products of a step."""
+    with execution.log() as records:
+        y = block(parts)
+        y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+    return y, [parameter.grad for parameter in (parts.conv.weight, parts.conv.bias) if parameter is not None], records
+
+
+def assert_same_first_step(found, expected):
+    (y, grads, records), (expected_y, expected_grads, expected_records) = found, expected
+    np.testing.assert_array_equal(y.data, expected_y.data)
+    assert records == expected_records
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert grad.dtype == expected_grad.dtype
+        # sums of up to 500 float32 numbers, in two orders
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5 * np.abs(expected_grad).max())
+
+
+@pytest.mark.parametrize("options", [
+    *({"bits": bits} for bits in range(1, 9)), {"pool": None}, {"pool": 3}, {"bias": False}, {"padding": "same"},
+    {"kernel": (3, 4), "padding": ((1, 0), (0, 2)), "stride": (2, 1)}, {"channels": (3, 48)}, {"channels": (1, 1)},
+    {"channels": (4, 6), "kernel": (2, 8)},
+], ids=str)
+def test_first_block_gives_the_codes_of_its_parts(options):
+    found = FirstParts(**options)
+    y = found.fused()
+    assert isinstance(y._function, FirstBlock)
+    assert not isinstance(found.unfused()._function, FirstBlock)
+    assert y.codes.values.dtype == np.uint8 and y.codes.encoding == "unsigned"
+    first, expected = first_step(FirstParts(**options), FirstParts.fused), first_step(FirstParts(**options), FirstParts.unfused)
+    assert_same_first_step(first, expected)
+    assert [(record.layer, record.path, record.family) for record in first[2]] == [
+        ("first", "forward", "float32"), ("first", "weight_grad", "float32")]
+    assert all(np.abs(grad).max() > 0 for grad in first[1])
+
+
+def test_first_block_in_evaluation_keeps_nothing():
+    parts = FirstParts()
+    with no_grad():
+        found, expected = parts.fused(), parts.unfused()
+    assert found._function is None
+    np.testing.assert_array_equal(found.codes.values, expected.codes.values)
+
+
+@pytest.mark.parametrize("change", [
+    lambda parts: setattr(parts, "x", Tensor(parts.x.data, requires_grad=True)),
+    lambda parts: setattr(parts, "x", Tensor(parts.x.data.astype(np.float64))),
+    lambda parts: setattr(parts, "x", Tensor(Codes(np.ones(parts.x.shape, np.uint8), 8, "unsigned", 1 / 255))),
+    lambda parts: setattr(parts.act, "quantizer", None),
+    lambda parts: setattr(parts.act, "quantizer", Inverted(2)),
+    lambda parts: setattr(parts.conv, "weight_quantizer", DoReFaWeight(2)),
+    lambda parts: setattr(parts.conv, "input_quantizer", DoReFaActivation(8)),
+    lambda parts: setattr(parts.conv, "grad_quantizer", Nearest(4)),
+    lambda parts: setattr(parts, "pool", layers.MaxPool(3, 2, 1)),
+    lambda parts: setattr(parts, "pool", layers.MaxPool(2, 1)),
+    lambda parts: parts.__init__(channels=(7, 18)),
+    lambda parts: parts.__init__(channels=(6, 18), groups=3),
+], ids=["gradient of the images", "float64", "codes", "relu", "own activation", "weight", "input", "gradient", "padded pool",
+        "overlapping pool", "too many channels", "groups"])
+def test_what_is_no_first_block_runs_in_parts(change):
+    results = []
+    for block in (FirstParts.fused, FirstParts.unfused):
+        parts = FirstParts()
+        change(parts)
+        results.append(first_step(parts, block))
+        assert not isinstance(results[-1][0]._function, FirstBlock)
+    assert_same_first_step(*results)
+    np.testing.assert_array_equal(results[0][1][0], results[1][1][0])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"channels": (4, 5)}, "the weight must have shape"), ({"size": (6, 6), "pool": 3}, "a pooling window of 3"),
+])
+def test_first_block_refuses_what_its_parts_refuse(options, message):
+    parts = FirstParts(**options)
+    if "channels" in options:
+        parts.x = Tensor(parts.x.data[..., :3])
+    with pytest.raises(ValueError, match=message):
+        parts.fused()
+
+
+def test_first_block_on_any_number_of_threads():
+    before, results = threads.get_threads(), []
+    try:
+        for count in (1, 2):
+            threads.set_threads(count)
+            y, grads, _ = first_step(FirstParts(channels=(3, 48)), FirstParts.fused)
+            results.append([y.data, *grads])
+    finally:
+        threads.set_threads(before)
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -11,14 +11,6 @@ import scipy.io
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """No test reads or leaves anything in the user's cache of data."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BITNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def svhn(tmp_path_factory):
     """64 training and 40 test digits: noise whose colour gives the label away."""

@@ -81,10 +81,14 @@ def test_encode_gradient(bits, dtype, draw):
     g[1] = 0
     g[2] *= dtype(1e-30)
     g[3, ::2] = g[3].max() * np.sign(g[3, ::2])  # much of the sample at its extremes
+    g[4] *= dtype(np.finfo(dtype).smallest_subnormal)  # so small that n / 2 / max is infinite
     largest = np.abs(g).max(axis=(1, 2))
-    whole = np.where(largest > 0, largest, dtype(1))[:, None, None]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        factor = n / 2 / largest
+        factor = np.where(factor * largest >= n / 2, factor, np.nextafter(factor, dtype(np.inf)))
+    factor = np.minimum(factor, np.finfo(dtype).max)[:, None, None]
     sigma = draw(key, g.size).reshape(g.shape).astype(dtype)
-    expected = np.rint(np.clip(g / whole * (n / 2) + n / 2 + sigma, 0, n)).astype(np.uint8)
+    expected = np.rint(np.clip(g * factor + n / 2 + sigma, 0, n)).astype(np.uint8)
     found = e.encode_gradient(g, largest, bits, key)
     assert_same(found, expected)
     assert found.max() <= n

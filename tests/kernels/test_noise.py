@@ -19,10 +19,10 @@ def mixed(x):
 
 def test_every_number_is_a_hash_of_key_and_counter(draw):
     # checkpoints resume in the middle of this sequence: another one is another training run
-    key0, key1 = key = key_of(3, 5)
+    first, step = key = key_of(3, 5)
     expected = []
     for i in range(1000):
-        bits = mixed(mixed(i + int(key0) & 0xFFFFFFFF) ^ int(key1)) >> 9
+        bits = mixed((int(first) + i * int(step)) & 0xFFFFFFFF) >> 9
         expected.append((bits + 0.5) / 2**23 - 0.5)
     np.testing.assert_array_equal(draw(key, 1000), expected)
 
@@ -56,3 +56,11 @@ def test_draws_are_independent(draw, other):
 def test_neighbours_are_independent(draw, lag):
     numbers = draw(key_of(1, 7), COUNT)
     assert abs(np.corrcoef(numbers[:-lag], numbers[lag:])[0, 1]) < 5 / np.sqrt(COUNT - lag)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_pairs_of_neighbours_fill_the_square_evenly(draw, number):
+    cells = np.floor((draw(key_of(2, number), COUNT).astype(np.float64) + 0.5) * 16).astype(int)
+    counts = np.bincount(cells[::2] * 16 + cells[1::2], minlength=256)
+    chi_squared = ((counts - COUNT / 512) ** 2).sum() / (COUNT / 512)
+    assert 255 - 5 * np.sqrt(510) < chi_squared < 255 + 5 * np.sqrt(510)

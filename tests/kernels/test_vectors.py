@@ -281,3 +281,16 @@ def test_store_levels(pixels, mask, shift, factor, offset):
     out = np.full(66, 7, np.int8)
     _store_levels(out, 1, CODES, pixels, mask, shift, factor, offset)
     np.testing.assert_array_equal(out, [7, *expected.astype(np.int8).ravel(), 7])
+
+
+@numba.njit
+def _store_transposed(out, target, pitch, codes, source, step):
+    v.store_transposed(out, target, pitch, codes, source, step)
+
+
+def test_store_transposed():
+    codes, out = np.random.default_rng(5).integers(0, 256, 400).astype(np.uint8), np.full(16 * 20 + 5, 7, np.uint8)
+    _store_transposed(out, 3, 20, codes, 2, 19)
+    expected = np.full(16 * 20 + 5, 7, np.uint8)
+    expected[3:3 + 320].reshape(16, 20)[:, :16] = np.lib.stride_tricks.as_strided(codes[2:], (16, 16), (19, 1)).T
+    np.testing.assert_array_equal(out, expected)

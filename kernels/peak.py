@@ -1,6 +1,7 @@
 """What this machine could do at best: loops that touch registers alone, the clock, and the memory.
 
     popcount    T_i += popcount(T_i ^ y)     6 or 12 vectors of 512 bits, independent of each other
+    byte dot    S_i += dot(S_i, y)           16 sums of four products of bytes a vector, 6 or 12 vectors
     float       x_i = x_i * a + b            16 single-precision floats a vector, 6 or 12 vectors
     clock       a += b; b += a               each addition waits for the one before: one a cycle
 
@@ -18,9 +19,10 @@ from numba.extending import intrinsic
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import LANES, add, broadcast, floats16, load, xor_popcount
+from bitnet.kernels.vectors import LANES, add, broadcast, dot, floats16, load, xor_popcount
 
 FLOATS = 16
+BITS, BYTES = 32, 4    # codes of a lane that a step multiplies
 CHAIN = 64             # additions of one round of the clock's loop
 _VECTOR = ir.VectorType(ir.FloatType(), FLOATS)
 
@@ -98,6 +100,36 @@ def _popcount_loop_12(start, stop, rounds, words, out):
                 d, e, f = xor_popcount(d, d, y), xor_popcount(e, e, y), xor_popcount(f, f, y)
                 g, h, i = xor_popcount(g, g, y), xor_popcount(h, h, y), xor_popcount(i, i, y)
                 j, k, l = xor_popcount(j, j, y), xor_popcount(k, k, y), xor_popcount(l, l, y)
+        out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
+
+
+@kernel
+def _byte_loop_6(start, stop, rounds, words, out):
+    """6 x 4 byte dot products a round: for machines with 16 registers. Of constant bytes a compiler might do without."""
+    for tile in range(start, stop):
+        a, b, c = load(words, 0), load(words, 1), load(words, 2)
+        d, e, f = load(words, 3), load(words, 4), load(words, 5)
+        y = load(words, 16)
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = dot(a, a, y), dot(b, b, y), dot(c, c, y)
+                d, e, f = dot(d, d, y), dot(e, e, y), dot(f, f, y)
+        out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
+
+
+@kernel
+def _byte_loop_12(start, stop, rounds, words, out):
+    """12 x 4 byte dot products a round."""
+    for tile in range(start, stop):
+        a, b, c, d, e, f = load(words, 0), load(words, 1), load(words, 2), load(words, 3), load(words, 4), load(words, 5)
+        g, h, i, j, k, l = load(words, 6), load(words, 7), load(words, 8), load(words, 9), load(words, 10), load(words, 11)
+        y = load(words, 16)
+        for _ in range(rounds):
+            for _ in range(4):
+                a, b, c = dot(a, a, y), dot(b, b, y), dot(c, c, y)
+                d, e, f = dot(d, d, y), dot(e, e, y), dot(f, f, y)
+                g, h, i = dot(g, g, y), dot(h, h, y), dot(i, i, y)
+                j, k, l = dot(j, j, y), dot(k, k, y), dot(l, l, y)
         out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
 
 
@@ -191,9 +223,9 @@ def measure(quick=False):
     Returns
     -------
     peak : dict
-        popcount_gmacs, float_gmacs : 10^9 multiply-accumulates a second, of one bit and in float32
+        popcount_gmacs, byte_gmacs, float_gmacs : 10^9 multiply-accumulates a second, of one bit, of bytes and in float32
         clock_ghz : additions of the chain a second and thread
-        popcount_macs_per_cycle, float_macs_per_cycle : of one thread
+        popcount_macs_per_cycle, byte_macs_per_cycle, float_macs_per_cycle : of one thread
         popcount_share_of_clock : popcount_gmacs over what the clock allows, None where that is not known: with VPOPCNTQ,
             XOR, popcount and addition are 3 operations on 2 ports, 341 a cycle
         float_share_of_clock : float_gmacs over the whole number of vectors a cycle that is nearest above
@@ -205,8 +237,10 @@ def measure(quick=False):
     out, float_out = np.zeros(count, np.uint32), np.zeros(count, np.float32)
     # function, its data, what one round does
     loops = {"clock": (_clock_loop, words, out, CHAIN),
-             "popcount_6": (_popcount_loop_6, words, out, 24 * 32 * LANES),
-             "popcount_12": (_popcount_loop_12, words, out, 48 * 32 * LANES),
+             "popcount_6": (_popcount_loop_6, words, out, 24 * BITS * LANES),
+             "popcount_12": (_popcount_loop_12, words, out, 48 * BITS * LANES),
+             "byte_6": (_byte_loop_6, words, out, 24 * BYTES * LANES),
+             "byte_12": (_byte_loop_12, words, out, 48 * BYTES * LANES),
              "float_6": (_float_loop_6, floats, float_out, 24 * FLOATS),
              "float_12": (_float_loop_12, floats, float_out, 48 * FLOATS)}
     rounds, best = {}, dict.fromkeys(loops, np.inf)
@@ -217,13 +251,15 @@ def measure(quick=False):
         for name, (function, data, result, _) in loops.items():
             best[name] = min(best[name], _seconds(function, rounds[name], data, result))
     rate = {name: loops[name][3] * rounds[name] / best[name] / 1e9 for name in loops}  # of one thread
-    clock, popcount = rate["clock"], max(rate["popcount_6"], rate["popcount_12"])
-    single = max(rate["float_6"], rate["float_12"])
+    clock = rate["clock"]
+    popcount, byte, single = (max(rate[f"{name}_6"], rate[f"{name}_12"]) for name in ("popcount", "byte", "float"))
     vectors = single / clock / FLOATS
     units = max(1, int(np.ceil(vectors - 0.05))) if vectors > 0.6 else 0.5  # half a vector: 256-bit units
     return {
-        "popcount_gmacs": round(popcount * count, 2), "float_gmacs": round(single * count, 2), "clock_ghz": round(clock, 4),
-        "popcount_macs_per_cycle": round(popcount / clock, 1), "float_macs_per_cycle": round(single / clock, 2),
+        "popcount_gmacs": round(popcount * count, 2), "byte_gmacs": round(byte * count, 2),
+        "float_gmacs": round(single * count, 2), "clock_ghz": round(clock, 4),
+        "popcount_macs_per_cycle": round(popcount / clock, 1), "byte_macs_per_cycle": round(byte / clock, 1),
+        "float_macs_per_cycle": round(single / clock, 2),
         "popcount_share_of_clock": round(popcount / clock / (1024 / 3), 4) if vectors_of_512_bits() else None,
         "float_share_of_clock": round(vectors / units, 4), "bandwidth_gbs": round(_bandwidth(3 if quick else 8), 2),
     }
@@ -235,6 +271,7 @@ def describe(peak, count):
     allowed = f", {share:.1%} of what the clock allows" if share else ""
     allowed += "; other programs disturbed this" if (share or 0) > 1.02 else ""
     return (f"limit of {count} thread{'s' * (count > 1)}: popcount {peak['popcount_gmacs']:.0f} GMAC/s "
-            f"({peak['popcount_macs_per_cycle']:.0f} a cycle{allowed}), float32 {peak['float_gmacs']:.1f} GMAC/s "
+            f"({peak['popcount_macs_per_cycle']:.0f} a cycle{allowed}), byte dot product {peak['byte_gmacs']:.0f} GMAC/s "
+            f"({peak['byte_macs_per_cycle']:.0f} a cycle), float32 {peak['float_gmacs']:.1f} GMAC/s "
             f"({peak['float_macs_per_cycle']:.1f} a cycle, {peak['float_share_of_clock']:.1%}), clock "
             f"{peak['clock_ghz']:.2f} GHz, memory {peak['bandwidth_gbs']:.1f} GB/s")

@@ -1,0 +1,14 @@
+"""The limits of this machine: numbers that machines have, each loop's rate that of whole instructions."""
+
+from bitnet.kernels import peak, threads
+
+
+def test_limits_are_of_this_machine(thread_count):
+    thread_count(2)
+    found = peak.measure(quick=True)
+    assert all(value > 0 for value in found.values() if value is not None)
+    assert found["popcount_gmacs"] > found["float_gmacs"] / 2
+    # a loop that the compiler did away with would take no time; the bounds leave room for other programs on the machine
+    assert found["byte_macs_per_cycle"] < 1000 and found["float_macs_per_cycle"] < 200 and found["clock_ghz"] < 10
+    text = peak.describe(found, threads.get_threads())
+    assert text.startswith("limit of 2 threads") and f"byte dot product {found['byte_gmacs']:.0f} GMAC/s" in text
