@@ -31,8 +31,10 @@ from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.geometry import planes_of, to_levels
 from bitnet.kernels.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
+from bitnet.kernels.tiles import accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_shifted
+
+_CHANNELS = 16  # input channels of a tile of a weight gradient: their words are shifted together
 
 
 def _table(plan, planes, w_planes, sums, depth):
@@ -148,7 +150,7 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                 constant = ((border * samples + sample) * groups + group) * blocks * 16
                 add_products(accum, base + t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant,
                              levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
+        store_grad(out, accum, base, taps, kernel_x, 16, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -168,7 +170,7 @@ def _streams(conv, size, g_shifts, x_planes):
     mask = np.zeros(words * WORD, np.uint8)
     mask[plan.positions] = 1
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
-    table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
+    table = steps(x_planes.shifts, g_shifts, words * _CHANNELS, words * columns, np.arange(words) * _CHANNELS,
                   np.arange(words) * columns)
     return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
                     np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), *table)
@@ -204,7 +206,7 @@ def weight_grad(g, x, conv, scale):
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
-    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
+    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // _CHANNELS)
     table = arrays.aligned(table, np.int32)
     threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
                 _halved(scale, g_planes, x_planes), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,

@@ -23,7 +23,6 @@ from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, 
 ROWS = 8          # of a register tile
 ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads
 BLOCKS = 4        # of 16 columns in one tile of work
-CHANNELS = 16     # input channels of one tile of a weight gradient
 
 
 @inlined
@@ -160,10 +159,10 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
 
 
 @inlined
-def store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks):
-    """Copy sums of ``count`` input channels and the taps of one filter row to their places in a weight's gradient."""
-    for t in range(kernel_x):
+def store_grad(out, accum, base, taps, tile_taps, rows, first, count, group, groups, group_in, group_out, blocks):
+    """Copy sums (taps, rows, blocks * 16) of ``count`` input channels to their places in a weight's gradient."""
+    for t in range(tile_taps):
         for row in range(count):
             target = (((taps + t) * group_in + first + row) * groups + group) * group_out
             for c in range(group_out):
-                put(out, target + c, at(accum, base + (t * 16 + row) * blocks * 16 + c))
+                put(out, target + c, at(accum, base + (t * rows + row) * blocks * 16 + c))
