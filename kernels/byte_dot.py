@@ -113,7 +113,8 @@ def _weight(w, conv, along, taps=None):
 def _table(plan, x, sums):
     """What the sums of a spatial product are added to, and whether twice."""
     factor, offset = affine(x)
-    return (-offset * (plan.inside @ sums) if offset else np.zeros((1, sums.shape[1]))), factor - 1
+    table = -offset * (plan.inside @ sums) if offset else np.zeros((1, sums.shape[1]))
+    return arrays.aligned(table, np.int32), factor - 1
 
 
 def forward(x, w, conv, dtype=np.int32):

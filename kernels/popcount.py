@@ -40,14 +40,42 @@ _CHANNELS = 16  # input channels of a tile of a weight gradient: their words are
 def _table(plan, planes, w_planes, sums, depth):
     """What the sums of a spatial product are subtracted from, and whether twice."""
     if planes.unsigned:
-        return planes.top * sums.sum(axis=0)[None], 0
+        return arrays.aligned(planes.top * sums.sum(axis=0)[None], np.int32), 0
     level_sums = 2 * sums - w_planes.top * depth  # a padded code reads as -n: take its share back outside the image
-    return planes.top * (w_planes.top * depth * len(plan.taps) + (1 - plan.inside) @ level_sums), 1
+    table = planes.top * (w_planes.top * depth * len(plan.taps) + (1 - plan.inside) @ level_sums)
+    return arrays.aligned(table, np.int32), 1
 
 
 def _halved(scale, *planes):
     """The scale of results that the sums of ternary planes give twice; exact, as any power of two is."""
     return scale * np.float32(0.5 ** sum(operand.halvings for operand in planes))
+
+
+class Forward:
+    """A convolution of input codes with one weight: everything that can be prepared before the input is known.
+
+    Parameters
+    ----------
+    x : anything with the ``bits`` and ``encoding`` of the input
+    w : bipolar or ternary operand (kh, kw, C / groups, F); conv : Conv; size : (H, W) of the input
+    dtype : of the result, int32, or int16 where all results fit
+    """
+
+    def __init__(self, x, w, conv, size, dtype=np.int32):
+        planes, w_planes = planes_of(x), planes_of(w)
+        layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
+        self.conv, self.dtype, self.shape = conv, dtype, (*conv.output_size(*size), conv.out_channels)
+        self.plan = forward_plan(conv, size, layout, border=not planes.unsigned)
+        self.halvings = planes.halvings + w_planes.halvings
+        self.weight, sums = pack_weight(w, conv, "inputs")
+        self.table, self.doublings = _table(self.plan, planes, w_planes, sums, conv.group_in)
+
+    def __call__(self, words):
+        """Results (N, OH, OW, F) of inputs that ``pack_channels`` packed."""
+        out = arrays.empty((len(words), *self.shape), np.int32 if self.halvings else self.dtype)
+        run_spatial(self.plan, words, self.weight, self.table, None, out, self.conv.groups, self.conv.group_out, 1,
+                    self.doublings)
+        return (out >> self.halvings).astype(self.dtype) if self.halvings else out
 
 
 def forward(x, w, conv, dtype=np.int32):
@@ -62,26 +90,7 @@ def forward(x, w, conv, dtype=np.int32):
     -------
     accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level
     """
-    weight, sums = pack_weight(w, conv, "inputs")
-    return forward_packed(pack_channels(x, conv.groups, conv.padding), x, weight, sums, w, conv, x.values.shape[1:3], dtype)
-
-
-def forward_packed(words, x, weight, sums, w, conv, size, dtype=np.int32):
-    """``forward`` of operands that are packed already.
-
-    Parameters
-    ----------
-    words : what ``pack_channels`` returned; weight, sums : what ``pack_weight`` returned along the inputs
-    x, w : anything with the ``bits`` and ``encoding`` of the input and the weight; size : (H, W) of the input
-    """
-    planes, w_planes = planes_of(x), planes_of(w)
-    layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
-    plan = forward_plan(conv, size, layout, border=not planes.unsigned)
-    halvings = planes.halvings + w_planes.halvings
-    out = arrays.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32 if halvings else dtype)
-    table, doublings = _table(plan, planes, w_planes, sums, conv.group_in)
-    run_spatial(plan, words, weight, table, None, out, conv.groups, conv.group_out, 1, doublings)
-    return (out >> halvings).astype(dtype) if halvings else out
+    return Forward(x, w, conv, x.values.shape[1:3], dtype)(pack_channels(x, conv.groups, conv.padding))
 
 
 def input_grad(g, w, conv, size, scale):

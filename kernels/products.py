@@ -38,6 +38,12 @@ def _check_range(lhs, rhs, length):
         raise ValueError(f"a sum of {length} products of {lhs.bits} and {rhs.bits} bits does not fit int32")
 
 
+def accumulator_type(lhs, rhs, conv):
+    """The type of a forward product's results: int16 where no sum can exceed it, else int32."""
+    largest = top(lhs) * top(rhs) * conv.group_in * conv.kernel[0] * conv.kernel[1]
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
+
+
 def _reshaped(codes, shape):
     return codes._replace(values=codes.values.reshape(shape))
 
@@ -61,9 +67,8 @@ def forward(family, x, w, conv):
     samples, height, width, _ = x.values.shape
     x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
     w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
-    length = conv.group_in * conv.kernel[0] * conv.kernel[1]
-    _check_range(x, w, length)
-    dtype = np.int16 if top(x) * top(w) * length <= np.iinfo(np.int16).max else np.int32
+    _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    dtype = accumulator_type(x, w, conv)
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
     if samples == 0:
