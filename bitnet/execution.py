@@ -12,7 +12,7 @@ import numpy as np
 
 from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, products
+from bitnet.kernels import dense, products
 
 FAMILIES = tuple(products.FAMILIES)
 
@@ -142,7 +142,9 @@ def forward(x, w, conv, bias=None):
     y : float array (N, OH, OW, F)
     """
     if _are_codes(x, w):
-        y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
+        scale = _per_sample(x.scale * w.scale, x.shape[0])
+        y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
+                      lambda family: products.forward(family, x, w, conv, scale))
         return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
     return dense.forward(*_real_pair(x, w), conv, bias)

@@ -11,7 +11,7 @@ the configuration of the model, and for each inner layer its name, weight shape 
     NAME.planes      uint8 (bits, bytes): bit planes of the weight codes, flattened in C order, ``numpy.packbits`` little
     NAME.sign        int8 (out,); NAME.thresholds int32 (2**bits - 1, out): an activation's code is the number of thresholds
                      that sign * sum(activation code * weight level) reaches, weight level = 2 * code - (2**bits - 1)
-    conv6.scale, conv6.shift float32 (out,), conv6.kappa float64: features = clip(float32(kappa * sum) * scale + shift, 0, 1)
+    conv6.scale, conv6.shift float32 (out,), conv6.kappa float32: features = clip(kappa * sum * scale + shift, 0, 1)
 """
 
 import io
@@ -49,7 +49,7 @@ def _thresholds(kappa, scale, shift, bits, bound):
     sign = np.where(scale < 0, -1, 1).astype(np.int64)
 
     def code(v):
-        z = (v * sign * kappa).astype(np.float32) * scale + shift
+        z = (v * sign).astype(np.float32) * kappa * scale + shift
         return np.rint(top * np.clip(z, np.float32(0), np.float32(1)))
 
     wanted = np.arange(1, int(top) + 1)[:, None]
@@ -126,7 +126,7 @@ class FrozenNetwork:
         layer = self.inner[-1]
         if layer.flat is not layer.conv:  # the filter covers the image: bits of all pixels in one run of words
             words = _joined(words, layer.bits, layer.conv.in_channels)
-        y = elementwise.scale_samples(layer.accum(words), np.full(len(words), float(self.arrays["conv6.kappa"])))
+        y = layer.accum(words, np.full(len(words), self.arrays["conv6.kappa"]))
         return elementwise.clip(elementwise.channel_affine(y, self.arrays["conv6.scale"], self.arrays["conv6.shift"]), 0, 1)
 
     def _features(self, images):
@@ -204,7 +204,7 @@ def freeze(model):
         layer, norm = getattr(model, name), getattr(model, f"bn{name[4:]}")
         codes = layer.weight_quantizer.encode(layer.weight.data)
         a_bits = _widths(model.config, name)[1]
-        kappa = codes.scale * (1 / ((1 << a_bits) - 1))
+        kappa = np.float32(codes.scale * (1 / ((1 << a_bits) - 1)))
         scale = norm.gamma.data * (1 / np.sqrt(norm.running_var + norm.eps))
         shift = norm.beta.data - norm.running_mean * scale
         if name == names[-1]:

@@ -117,14 +117,15 @@ def _table(plan, x, sums):
     return arrays.aligned(table, np.int32), factor - 1
 
 
-def forward(x, w, conv, dtype=np.int32):
+def forward(x, w, conv, dtype=np.int32, scale=None):
     """``popcount.forward`` by dot products of bytes: the same integers."""
     size, border = x.values.shape[1:3], x.encoding != "unsigned"
     weight, sums = _weight(w, conv, "inputs")
     plan = forward_plan(conv, size, Layout(_steps_for(conv.group_in), 4, (0,), _digit_shifts(w.bits)), border=border)
-    out = arrays.empty((len(x.values), *conv.output_size(*size), conv.out_channels), dtype)
+    shape = (len(x.values), *conv.output_size(*size), conv.out_channels)
+    out = arrays.empty(shape, dtype if scale is None else np.float32)
     table, doublings = _table(plan, x, sums)
-    run_spatial(plan, _padded(x, conv.groups, conv.padding), weight, table, None, out, conv.groups, conv.group_out, DIGIT,
+    run_spatial(plan, _padded(x, conv.groups, conv.padding), weight, table, scale, out, conv.groups, conv.group_out, DIGIT,
                 doublings)
     return out
 

@@ -70,27 +70,30 @@ class Forward:
         self.weight, sums = pack_weight(w, conv, "inputs")
         self.table, self.doublings = _table(self.plan, planes, w_planes, sums, conv.group_in)
 
-    def __call__(self, words):
-        """Results (N, OH, OW, F) of inputs that ``pack_channels`` packed."""
-        out = arrays.empty((len(words), *self.shape), np.int32 if self.halvings else self.dtype)
-        run_spatial(self.plan, words, self.weight, self.table, None, out, self.conv.groups, self.conv.group_out, 1,
+    def __call__(self, words, scale=None):
+        """Results (N, OH, OW, F) of inputs that ``pack_channels`` packed; with a float32 scale a sample, float32."""
+        halved = self.halvings and scale is None
+        out = arrays.empty((len(words), *self.shape), np.float32 if scale is not None else np.int32 if halved else self.dtype)
+        scale = None if scale is None else scale * np.float32(0.5 ** self.halvings)
+        run_spatial(self.plan, words, self.weight, self.table, scale, out, self.conv.groups, self.conv.group_out, 1,
                     self.doublings)
-        return (out >> self.halvings).astype(self.dtype) if self.halvings else out
+        return (out >> self.halvings).astype(self.dtype) if halved else out
 
 
-def forward(x, w, conv, dtype=np.int32):
+def forward(x, w, conv, dtype=np.int32, scale=None):
     """Integer convolution of input codes with weight codes.
 
     Parameters
     ----------
     x : operand (N, H, W, C); w : bipolar or ternary operand (kh, kw, C / groups, F); conv : Conv
     dtype : int32, or int16 where all results fit
+    scale : float32 array (N,) to multiply each sample's results by, or None
 
     Returns
     -------
-    accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level
+    accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level; scaled float32
     """
-    return Forward(x, w, conv, x.values.shape[1:3], dtype)(pack_channels(x, conv.groups, conv.padding))
+    return Forward(x, w, conv, x.values.shape[1:3], dtype)(pack_channels(x, conv.groups, conv.padding), scale)
 
 
 def input_grad(g, w, conv, size, scale):

@@ -48,17 +48,19 @@ def _reshaped(codes, shape):
     return codes._replace(values=codes.values.reshape(shape))
 
 
-def forward(family, x, w, conv):
+def forward(family, x, w, conv, scale=None):
     """Integer convolution of input codes with weight codes.
 
     Parameters
     ----------
     family : a name in FAMILIES
     x : codes (N, H, W, C); w : bipolar or ternary codes (kh, kw, C / groups, F); conv : Conv
+    scale : array (N,), what one unit of the integer product is worth in each sample, or None
 
     Returns
     -------
-    accum : array (N, OH, OW, F), the sum of input level times weight level: int16 where no sum can exceed it, else int32
+    accum : array (N, OH, OW, F), the sum of input level times weight level: int16 where no sum can exceed it, else int32;
+        with a scale float32, that sum times scale (both in float32)
 
     Raises
     ------
@@ -68,13 +70,13 @@ def forward(family, x, w, conv):
     x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
     w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
     _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
-    dtype = accumulator_type(x, w, conv)
+    dtype, scale = accumulator_type(x, w, conv), None if scale is None else _checked_scale(scale, samples)
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
     if samples == 0:
-        return np.zeros(shape, dtype)
+        return np.zeros(shape, dtype if scale is None else np.float32)
     x, w = _reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape)
-    return FAMILIES[family].forward(x, w, conv, dtype).reshape(shape)
+    return FAMILIES[family].forward(x, w, conv, dtype, scale).reshape(shape)
 
 
 def input_grad(family, g, w, conv, size, scale):
