@@ -1,6 +1,6 @@
 """Integer codes: what a quantizer produces and a bit kernel consumes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,14 +16,17 @@ class Codes:
     values : uint8 array of any shape, each below 2**bits
     bits : 1 to 8
     encoding : "unsigned", level = value (activations), or
-        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients)
+        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients), or
+        "ternary", 2 bits, values 0, 1 and 2, level = value - 1
     scale : float, or a float64 array with one scale for each sample (gradients)
+    packed : what kernels made of the values, by purpose: packed once, on first use, as long as the codes live
     """
 
     values: np.ndarray
     bits: int
     encoding: str
     scale: float | np.ndarray = 1.0
+    packed: dict = field(default_factory=dict, repr=False)
 
     @property
     def shape(self):

@@ -93,7 +93,11 @@ def forward(x, w, conv, dtype=np.int32, scale=None):
     -------
     accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level; scaled float32
     """
-    return Forward(x, w, conv, x.values.shape[1:3], dtype)(pack_channels(x, conv.groups, conv.padding), scale)
+    size, packed = x.values.shape[1:3], {} if w.packed is None else w.packed
+    purpose = ("popcount.forward", x.bits, x.encoding, conv, size, dtype)
+    if purpose not in packed:
+        packed[purpose] = Forward(x, w, conv, size, dtype)
+    return packed[purpose](pack_channels(x, conv.groups, conv.padding), scale)
 
 
 def input_grad(g, w, conv, size, scale):

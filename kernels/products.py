@@ -24,7 +24,7 @@ def _checked(codes, name, shape, encodings):
         raise ValueError(f"{name} of ternary codes must have 2 bits, got {codes.bits}")
     if codes.encoding not in encodings:
         raise ValueError(f"{name} must be {', '.join(encodings[:-1])} or {encodings[-1]} codes, got {codes.encoding!r}")
-    return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding)
+    return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding, codes.packed)
 
 
 def _checked_scale(scale, samples):
