@@ -1,6 +1,6 @@
 """Integer codes: what a quantizer produces and a bit kernel consumes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Codes:
     scale : float, or a float64 array with a scale for each of what ``per`` names
     per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), or "sign",
         the two scales of positive and of negative levels (weights)
+    packed : what kernels made of the values, by purpose: packed once, on first use, as long as the codes live
     """
 
     values: np.ndarray
@@ -28,6 +29,7 @@ class Codes:
     encoding: str
     scale: float | np.ndarray = 1.0
     per: str = "sample"
+    packed: dict = field(default_factory=dict, repr=False)
 
     @property
     def shape(self):
@@ -51,4 +53,4 @@ class Codes:
 
     def with_values(self, values, scale=None):
         """The same kind of codes with other values, and another scale where one is given."""
-        return replace(self, values=values, scale=self.scale if scale is None else scale)
+        return replace(self, values=values, scale=self.scale if scale is None else scale, packed={})

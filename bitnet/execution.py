@@ -12,7 +12,7 @@ import numpy as np
 
 from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, products
+from bitnet.kernels import dense, products
 
 FAMILIES = tuple(products.FAMILIES)
 
@@ -145,8 +145,8 @@ def _signs(w):
     p for +1 and -n for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
     """
     positive, negative = map(float, w.scale)
-    return (replace(w, scale=(positive + negative) / 2),
-            replace(w, values=(w.values != 1).astype(np.uint8) + np.uint8(1), scale=(positive - negative) / 2))
+    magnitudes = w.with_values((w.values != 1).astype(np.uint8) + np.uint8(1), scale=(positive - negative) / 2)
+    return replace(w, scale=(positive + negative) / 2), magnitudes
 
 
 def forward(x, w, conv, bias=None):
@@ -157,14 +157,15 @@ def forward(x, w, conv, bias=None):
     y : float array (N, OH, OW, F)
     """
     if _are_codes(x, w):
-        if one_scale(w):
-            y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale * w.scale, x.shape[0]))
-        elif w.per == "filter":
-            y = elementwise.scale_samples(forward_accum(x, w, conv), _per_sample(x.scale, x.shape[0]))
-            y = elementwise.channel_affine(y, w.scale, np.zeros_like(w.scale))
-        else:
+        if not one_scale(w) and w.per == "sign":
             levels, magnitudes = _signs(w)
             y = forward(x, levels, conv) + forward(x, magnitudes, conv)
+        else:
+            scale = _per_sample(x.scale * (w.scale if one_scale(w) else 1.0), x.shape[0])
+            y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
+                          lambda family: products.forward(family, x, w, conv, scale))
+            if not one_scale(w):
+                y = elementwise.channel_affine(y, w.scale, np.zeros_like(w.scale))
         return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
     return dense.forward(*_real_pair(x, w), conv, bias)

@@ -11,7 +11,7 @@ the configuration of the model, and for each inner layer its name, weight shape 
     NAME.planes      uint8 (bits, bytes): bit planes of the weight codes, flattened in C order, ``numpy.packbits`` little
     NAME.sign        int8 (out,); NAME.thresholds int32 (2**bits - 1, out): an activation's code is the number of thresholds
                      that sign * sum(activation code * weight level) reaches, weight level = 2 * code - (2**bits - 1)
-    conv6.scale, conv6.shift float32 (out,), conv6.kappa float64: features = clip(float32(kappa * sum) * scale + shift, 0, 1)
+    conv6.scale, conv6.shift float32 (out,), conv6.kappa float32: features = clip(kappa * sum * scale + shift, 0, 1)
 """
 
 import io
@@ -26,12 +26,13 @@ from bitnet.checkpoint import CheckpointError, write_atomically
 from bitnet.codes import Codes
 from bitnet.kernels import dense, direct, elementwise, popcount, threads
 from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import pack_channels, pack_weight
+from bitnet.kernels.packing import pack_channels
+from bitnet.kernels.products import accumulator_type
 from bitnet.kernels.threshold import pack_thresholds
 from bitnet.tensor import Tensor
 
 FORMAT, VERSION = "bitnet frozen network", 1
-CHUNK = 16  # images that go through all stages together, small enough to stay in cache
+CHUNK = 32  # images that go through all stages together, small enough to stay in cache
 
 
 def _thresholds(kappa, scale, shift, bits, bound):
@@ -48,7 +49,7 @@ def _thresholds(kappa, scale, shift, bits, bound):
     sign = np.where(scale < 0, -1, 1).astype(np.int64)
 
     def code(v):
-        z = (v * sign * kappa).astype(np.float32) * scale + shift
+        z = (v * sign).astype(np.float32) * kappa * scale + shift
         return np.rint(top * np.clip(z, np.float32(0), np.float32(1)))
 
     wanted = np.arange(1, int(top) + 1)[:, None]
@@ -62,18 +63,13 @@ def _thresholds(kappa, scale, shift, bits, bound):
 
 
 class _Inner:
-    """An inner layer: packed weight, and the thresholds that turn its sums into the next layer's bits."""
+    """An inner layer whose inputs have ``bits`` bits: ``accum`` gives the sums (N, OH, OW, F) of packed activations."""
 
-    def __init__(self, name, codes, conv, size, pool):
-        self.name, self.codes, self.conv, self.size, self.pool = name, codes, conv, size, pool
-        self.flat, self.flat_size = conv.flattened(*size)
-        shaped = codes.with_values(codes.values.reshape(self.flat.weight_shape))
-        self.weight, self.sums = pack_weight(shaped, self.flat, "inputs")
-
-    def accum(self, words, bits):
-        """Sums of packed activations (N, 1, bits, H, W, words): int32 (N, OH, OW, F)."""
-        x = Codes(words, bits, "unsigned")
-        return popcount.forward_packed(words, x, self.weight, self.sums, self.codes, self.flat, self.flat_size)
+    def __init__(self, name, codes, bits, conv, size, pool):
+        self.name, self.codes, self.bits, self.conv, self.pool = name, codes, bits, conv, pool
+        self.flat, size = conv.flattened(*size)
+        weight, x = codes.with_values(codes.values.reshape(self.flat.weight_shape)), Codes(None, bits, "unsigned")
+        self.accum = popcount.Forward(x, weight, self.flat, size, accumulator_type(x, weight, conv))
 
 
 class FrozenNetwork:
@@ -86,7 +82,7 @@ class FrozenNetwork:
 
     def __init__(self, config, arrays, inner):
         self.config, self.arrays, self.inner = config, arrays, inner
-        self.bits = [_widths(config, layer.name)[1] for layer in inner]  # of each layer's input
+        self.signs = [arrays[f"{layer.name}.sign"].astype(np.int32) for layer in inner[:-1]]
 
     def eval(self):
         """Nothing to do: a frozen network only evaluates."""
@@ -116,22 +112,21 @@ class FrozenNetwork:
     def _stages(self, images):
         weight = self.arrays["conv0.weight"]
         conv = Conv(weight.shape[2], weight.shape[3], weight.shape[:2])
-        values, _ = direct.encode(images, weight, conv, self.arrays["conv0.bias"], 2, self.bits[0])
-        words = pack_channels(Codes(values, self.bits[0], "unsigned"), 1, self.inner[0].conv.padding)
+        values, _ = direct.encode(images, weight, conv, self.arrays["conv0.bias"], 2, self.inner[0].bits)
+        words = pack_channels(Codes(values, self.inner[0].bits, "unsigned"), 1, self.inner[0].conv.padding)
         for i, layer in enumerate(self.inner[:-1]):
             yield words
             following = self.inner[i + 1]
-            words = pack_thresholds(layer.accum(words, self.bits[i]), self.arrays[f"{layer.name}.sign"].astype(np.int32),
-                                    self.arrays[f"{layer.name}.thresholds"], layer.pool, self.bits[i + 1],
-                                    following.conv.padding)
+            words = pack_thresholds(layer.accum(words), self.signs[i], self.arrays[f"{layer.name}.thresholds"], layer.pool,
+                                    following.bits, following.conv.padding)
         yield words
         yield self._last(words)
 
     def _last(self, words):
         layer = self.inner[-1]
         if layer.flat is not layer.conv:  # the filter covers the image: bits of all pixels in one run of words
-            words = _joined(words, self.bits[-1], layer.conv.in_channels)
-        y = elementwise.scale_samples(layer.accum(words, self.bits[-1]), np.full(len(words), float(self.arrays["conv6.kappa"])))
+            words = _joined(words, layer.bits, layer.conv.in_channels)
+        y = layer.accum(words, np.full(len(words), self.arrays["conv6.kappa"]))
         return elementwise.clip(elementwise.channel_affine(y, self.arrays["conv6.scale"], self.arrays["conv6.shift"]), 0, 1)
 
     def _features(self, images):
@@ -209,7 +204,7 @@ def freeze(model):
         layer, norm = getattr(model, name), getattr(model, f"bn{name[4:]}")
         codes = layer.weight_quantizer.encode(layer.weight.data)
         a_bits = _widths(model.config, name)[1]
-        kappa = codes.scale * (1 / ((1 << a_bits) - 1))
+        kappa = np.float32(codes.scale * (1 / ((1 << a_bits) - 1)))
         scale = norm.gamma.data * (1 / np.sqrt(norm.running_var + norm.eps))
         shift = norm.beta.data - norm.running_mean * scale
         if name == names[-1]:
@@ -220,7 +215,7 @@ def freeze(model):
             bound = ((1 << a_bits) - 1) * ((1 << codes.bits) - 1) * conv.in_channels * conv.kernel[0] * conv.kernel[1]
             sign, thresholds = _thresholds(kappa, scale, shift, out_bits, bound)
             arrays |= {f"{name}.sign": sign.astype(np.int8), f"{name}.thresholds": thresholds}
-        inner.append(_Inner(name, codes, conv, size, pool))
+        inner.append(_Inner(name, codes, a_bits, conv, size, pool))
     return FrozenNetwork(model.config, arrays, inner)
 
 
@@ -240,7 +235,7 @@ def load_frozen(content, path):
             bits = np.unpackbits(planes, axis=1, count=int(np.prod(conv.weight_shape)), bitorder="little")
             values = (bits << np.arange(entry["bits"], dtype=np.uint8)[:, None]).sum(axis=0, dtype=np.uint8)
             codes = Codes(values.reshape(conv.weight_shape), entry["bits"], "bipolar")
-            inner.append(_Inner(entry["name"], codes, conv, size, pool))
+            inner.append(_Inner(entry["name"], codes, _widths(network["config"], entry["name"])[1], conv, size, pool))
         return FrozenNetwork(network["config"], arrays, inner)
     except CheckpointError:
         raise

@@ -27,7 +27,7 @@ SLACK = 16
 
 @inlined
 def _real(accum, i, kappa):
-    return np.float32(at(accum, i) * kappa)
+    return np.float32(at(accum, i)) * kappa
 
 
 @inlined
@@ -55,7 +55,7 @@ def _sums(start, stop, accum, kappa, lines, line, segment, channels, per_tile, p
 
 def sums(accum, kappa):
     """Sums over all but the last axis of y and of y * y, y = kappa * accum in float32: float64 arrays (2, channels)."""
-    return over_lines(_sums, accum.shape, accum.reshape(-1), float(kappa))
+    return over_lines(_sums, accum.shape, accum.reshape(-1), np.float32(kappa))
 
 
 @kernel
@@ -107,8 +107,9 @@ def encode(accum, kappa, scale, shift, pool, bits):
     _, line, segment = lines_of(accum.shape)
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    threads.run(_encode, samples * shape[1], accum.reshape(-1), float(kappa), scale, shift, height, line, segment, channels,
-                pool, shape[1], shape[2] * channels, np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
+    threads.run(_encode, samples * shape[1], accum.reshape(-1), np.float32(kappa), scale, shift, height, line, segment,
+                channels, pool, shape[1], shape[2] * channels, np.float32((1 << bits) - 1), codes.reshape(-1),
+                route.reshape(-1))
     return codes, route
 
 
@@ -157,7 +158,7 @@ def _grad_sums(start, stop, g, route, accum, kappa, height, pool, out_height, ou
 
 def grad_sums(g, route, accum, kappa, pool):
     """Sums over all but the last axis of dz and of dz * y: float64 arrays (2, channels)."""
-    return over_lines(_grad_sums, accum.shape, g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa),
+    return over_lines(_grad_sums, accum.shape, g.reshape(-1), route.reshape(-1), accum.reshape(-1), np.float32(kappa),
                       accum.shape[1], pool, g.shape[1], g.shape[2] * g.shape[3])
 
 
@@ -210,7 +211,7 @@ def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
     samples, height, _, channels = accum.shape
     _, line, segment = lines_of(accum.shape)
     codes, largest = np.empty(accum.shape, np.uint8), np.empty(samples, np.float32)
-    threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), float(kappa), scale, slope, offset,
-                height, line, segment, channels, pool, g.shape[1], g.shape[2] * channels, *gradient_limits(g.dtype, bits),
-                *key, largest, codes.reshape(-1))
+    threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), np.float32(kappa), scale, slope,
+                offset, height, line, segment, channels, pool, g.shape[1], g.shape[2] * channels,
+                *gradient_limits(g.dtype, bits), *key, largest, codes.reshape(-1))
     return codes, largest

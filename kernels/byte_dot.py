@@ -24,7 +24,7 @@ from bitnet.kernels import arrays, threads
 from bitnet.kernels.compile import kernel
 from bitnet.kernels.geometry import affine, to_levels
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
+from bitnet.kernels.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_levels, store_transposed
 
 DIGIT = 4  # bits of a digit, where a level has two
@@ -113,17 +113,19 @@ def _weight(w, conv, along, taps=None):
 def _table(plan, x, sums):
     """What the sums of a spatial product are added to, and whether twice."""
     factor, offset = affine(x)
-    return (-offset * (plan.inside @ sums) if offset else np.zeros((1, sums.shape[1]))), factor - 1
+    table = -offset * (plan.inside @ sums) if offset else np.zeros((1, sums.shape[1]))
+    return arrays.aligned(table, np.int32), factor - 1
 
 
-def forward(x, w, conv, dtype=np.int32):
+def forward(x, w, conv, dtype=np.int32, scale=None):
     """``popcount.forward`` by dot products of bytes: the same integers."""
     size, border = x.values.shape[1:3], x.encoding != "unsigned"
     weight, sums = _weight(w, conv, "inputs")
     plan = forward_plan(conv, size, Layout(_steps_for(conv.group_in), 4, (0,), _digit_shifts(w.bits)), border=border)
-    out = arrays.empty((len(x.values), *conv.output_size(*size), conv.out_channels), dtype)
+    shape = (len(x.values), *conv.output_size(*size), conv.out_channels)
+    out = arrays.empty(shape, dtype if scale is None else np.float32)
     table, doublings = _table(plan, x, sums)
-    run_spatial(plan, _padded(x, conv.groups, conv.padding), weight, table, None, out, conv.groups, conv.group_out, DIGIT,
+    run_spatial(plan, _padded(x, conv.groups, conv.padding), weight, table, scale, out, conv.groups, conv.group_out, DIGIT,
                 doublings)
     return out
 
@@ -193,25 +195,24 @@ def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_co
 
 
 @kernel
-def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, kernel_x, levels,
-                 lhs_steps, rhs_steps, level_shift, doublings, length, x_sample, x_phase, g_sample, g_block, groups, group_in,
-                 group_out, blocks):
-    row_blocks = (group_in + 15) // 16
-    accum, base = accumulators(kernel_x * 16 * blocks * 16)
-    for tile in range(start, stop):  # 16 input channels and the taps of a filter row: one reading of x and g serves all
-        taps = tile // (groups * row_blocks) * kernel_x
-        group, first = tile // row_blocks % groups, tile % row_blocks * 16
-        count = min(16, group_in - first)
+def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, levels, lhs_steps,
+                 rhs_steps, level_shift, doublings, length, x_sample, x_phase, g_sample, g_block, groups, group_in, group_out,
+                 blocks):
+    row_blocks, taps = (group_in + 7) // 8, tap_offsets.size
+    accum, base = accumulators(taps * 8 * blocks * 16)
+    for tile in range(start, stop):  # eight input channels and all taps: x and g are read once for all of them
+        group, first = tile // row_blocks, tile % row_blocks * 8
+        count = min(8, group_in - first)
         accum[:] = 0
         for sample in range(samples):
             gradient = sample * g_sample + group * blocks * g_block
-            for t in range(kernel_x):
-                phase, offset, border = at(tap_phases, taps + t), at(tap_offsets, taps + t), at(tap_classes, taps + t)
-                source = sample * x_sample + phase * x_phase + (group * group_in + first) * length + offset
-                constant = ((border * samples + sample) * groups + group) * blocks * 16
-                add_products(accum, base + t * 256 * blocks, x, source, length, count, g, gradient, g_block, blocks, table,
+            for t in range(taps):
+                source = (sample * x_sample + at(tap_phases, t) * x_phase + (group * group_in + first) * length
+                          + at(tap_offsets, t))
+                constant = ((at(tap_classes, t) * samples + sample) * groups + group) * blocks * 16
+                add_products(accum, base + t * 8 * blocks * 16, x, source, length, count, g, gradient, g_block, blocks, table,
                              constant, levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
-        store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
+        store_grad(out, accum, base, 0, taps, 8, first, count, group, groups, group_in, group_out, blocks)
 
 
 @lru_cache(maxsize=256)
@@ -243,9 +244,9 @@ def weight_grad(g, x, conv, scale):
         sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside)
         table[..., :conv.group_out] = -offset * sums.reshape(len(table), samples, conv.groups, conv.group_out)
     out = np.empty(conv.weight_shape, np.float32)
-    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
+    tiles = conv.groups * -(-conv.group_in // ROWS)
     threads.run(_weight_grad, tiles, samples, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1),
-                scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes, conv.kernel[1],
+                scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
                 *_stream_steps(steps_, _digit_shifts(g.bits)), DIGIT, factor - 1, length, stream[0].size,
                 stream[0, 0].size, gradient[0].size // 4, gradient[0, 0].size // 4, conv.groups, conv.group_in,
                 conv.group_out, blocks)

@@ -22,23 +22,6 @@ def _blocks(size):
     return -(-size // BLOCK)
 
 
-# Integers back to real numbers
-
-@kernel
-def _scale_samples(start, stop, accum, scale, size, out):
-    for sample in range(start, stop):
-        factor = scale[sample]
-        for i in range(sample * size, (sample + 1) * size):
-            put(out, i, np.float32(at(accum, i) * factor))
-
-
-def scale_samples(accum, scale):
-    """``accum[n] * scale[n]``: int32 array (N, ...) and float64 scales (N,) to float32, multiplied in float64."""
-    out = np.empty(accum.shape, np.float32)
-    threads.run(_scale_samples, len(accum), accum.reshape(-1), np.ascontiguousarray(scale), accum[:1].size, out.reshape(-1))
-    return out
-
-
 # Activations
 
 @kernel

@@ -12,11 +12,13 @@ class Operand(NamedTuple):
     bits : 1 to 8; every code is below 2**bits
     encoding : "unsigned" (level = code), "bipolar" (level = 2 * code - (2**bits - 1)) or "ternary" (2 bits, codes 0, 1 and 2,
         level = code - 1)
+    packed : what kernels made of the values before, by purpose, to be kept with them; or None
     """
 
     values: np.ndarray
     bits: int
     encoding: str
+    packed: dict | None = None
 
     def levels(self, dtype=np.int64):
         """The integers that the codes stand for, in ``dtype``."""

@@ -15,17 +15,22 @@ def _exact(lhs, rhs, length):
     return np.float32 if top(lhs) * top(rhs) * length < 2 ** 24 else np.float64
 
 
-def forward(x, w, conv, dtype=np.int32):
-    """``popcount.forward`` on floats: array (N, OH, OW, F) of ``dtype``."""
+def _scaled(accum, scale):
+    accum = accum.astype(np.float32, copy=False)
+    return np.multiply(accum, scale[:, None, None, None], out=accum)
+
+
+def forward(x, w, conv, dtype=np.int32, scale=None):
+    """``popcount.forward`` on floats: array (N, OH, OW, F) of ``dtype``, or scaled float32."""
     real = _exact(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
-    return dense.forward(to_levels(x, real), to_levels(w, real), conv).astype(dtype)
+    accum = dense.forward(to_levels(x, real), to_levels(w, real), conv)
+    return accum.astype(dtype) if scale is None else _scaled(accum, scale)
 
 
 def input_grad(g, w, conv, size, scale):
     """``popcount.input_grad`` on floats: float32 array (N, H, W, C)."""
     real = _exact(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
-    grad = dense.input_grad(to_levels(g, real), to_levels(w, real), conv, size).astype(np.float32, copy=False)
-    return np.multiply(grad, scale[:, None, None, None], out=grad)
+    return _scaled(dense.input_grad(to_levels(g, real), to_levels(w, real), conv, size), scale)
 
 
 def weight_grad(g, x, conv, scale):

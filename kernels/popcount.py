@@ -31,16 +31,19 @@ from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.geometry import planes_of, to_levels
 from bitnet.kernels.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import CHANNELS, accumulators, add_products, run_spatial, store_grad
+from bitnet.kernels.tiles import accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_shifted
+
+_CHANNELS = 16  # input channels of a tile of a weight gradient: their words are shifted together
 
 
 def _table(plan, planes, w_planes, sums, depth):
     """What the sums of a spatial product are subtracted from, and whether twice."""
     if planes.unsigned:
-        return planes.top * sums.sum(axis=0)[None], 0
+        return arrays.aligned(planes.top * sums.sum(axis=0)[None], np.int32), 0
     level_sums = 2 * sums - w_planes.top * depth  # a padded code reads as -n: take its share back outside the image
-    return planes.top * (w_planes.top * depth * len(plan.taps) + (1 - plan.inside) @ level_sums), 1
+    table = planes.top * (w_planes.top * depth * len(plan.taps) + (1 - plan.inside) @ level_sums)
+    return arrays.aligned(table, np.int32), 1
 
 
 def _halved(scale, *planes):
@@ -48,38 +51,53 @@ def _halved(scale, *planes):
     return scale * np.float32(0.5 ** sum(operand.halvings for operand in planes))
 
 
-def forward(x, w, conv, dtype=np.int32):
+class Forward:
+    """A convolution of input codes with one weight: everything that can be prepared before the input is known.
+
+    Parameters
+    ----------
+    x : anything with the ``bits`` and ``encoding`` of the input
+    w : bipolar or ternary operand (kh, kw, C / groups, F); conv : Conv; size : (H, W) of the input
+    dtype : of the result, int32, or int16 where all results fit
+    """
+
+    def __init__(self, x, w, conv, size, dtype=np.int32):
+        planes, w_planes = planes_of(x), planes_of(w)
+        layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
+        self.conv, self.dtype, self.shape = conv, dtype, (*conv.output_size(*size), conv.out_channels)
+        self.plan = forward_plan(conv, size, layout, border=not planes.unsigned)
+        self.halvings = planes.halvings + w_planes.halvings
+        self.weight, sums = pack_weight(w, conv, "inputs")
+        self.table, self.doublings = _table(self.plan, planes, w_planes, sums, conv.group_in)
+
+    def __call__(self, words, scale=None):
+        """Results (N, OH, OW, F) of inputs that ``pack_channels`` packed; with a float32 scale a sample, float32."""
+        halved = self.halvings and scale is None
+        out = arrays.empty((len(words), *self.shape), np.float32 if scale is not None else np.int32 if halved else self.dtype)
+        scale = None if scale is None else scale * np.float32(0.5 ** self.halvings)
+        run_spatial(self.plan, words, self.weight, self.table, scale, out, self.conv.groups, self.conv.group_out, 1,
+                    self.doublings)
+        return (out >> self.halvings).astype(self.dtype) if halved else out
+
+
+def forward(x, w, conv, dtype=np.int32, scale=None):
     """Integer convolution of input codes with weight codes.
 
     Parameters
     ----------
     x : operand (N, H, W, C); w : bipolar or ternary operand (kh, kw, C / groups, F); conv : Conv
     dtype : int32, or int16 where all results fit
+    scale : float32 array (N,) to multiply each sample's results by, or None
 
     Returns
     -------
-    accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level
+    accum : array (N, OH, OW, F) of ``dtype``, the sum of input level times weight level; scaled float32
     """
-    weight, sums = pack_weight(w, conv, "inputs")
-    return forward_packed(pack_channels(x, conv.groups, conv.padding), x, weight, sums, w, conv, x.values.shape[1:3], dtype)
-
-
-def forward_packed(words, x, weight, sums, w, conv, size, dtype=np.int32):
-    """``forward`` of operands that are packed already.
-
-    Parameters
-    ----------
-    words : what ``pack_channels`` returned; weight, sums : what ``pack_weight`` returned along the inputs
-    x, w : anything with the ``bits`` and ``encoding`` of the input and the weight; size : (H, W) of the input
-    """
-    planes, w_planes = planes_of(x), planes_of(w)
-    layout = Layout(words_for(conv.group_in), 1, planes.shifts, w_planes.shifts)
-    plan = forward_plan(conv, size, layout, border=not planes.unsigned)
-    halvings = planes.halvings + w_planes.halvings
-    out = arrays.empty((len(words), *conv.output_size(*size), conv.out_channels), np.int32 if halvings else dtype)
-    table, doublings = _table(plan, planes, w_planes, sums, conv.group_in)
-    run_spatial(plan, words, weight, table, None, out, conv.groups, conv.group_out, 1, doublings)
-    return (out >> halvings).astype(dtype) if halvings else out
+    size, packed = x.values.shape[1:3], {} if w.packed is None else w.packed
+    purpose = ("popcount.forward", x.bits, x.encoding, conv, size, dtype)
+    if purpose not in packed:
+        packed[purpose] = Forward(x, w, conv, size, dtype)
+    return packed[purpose](pack_channels(x, conv.groups, conv.padding), scale)
 
 
 def input_grad(g, w, conv, size, scale):
@@ -148,7 +166,7 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                 constant = ((border * samples + sample) * groups + group) * blocks * 16
                 add_products(accum, base + t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant,
                              levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks)
+        store_grad(out, accum, base, taps, kernel_x, 16, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -168,7 +186,7 @@ def _streams(conv, size, g_shifts, x_planes):
     mask = np.zeros(words * WORD, np.uint8)
     mask[plan.positions] = 1
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
-    table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
+    table = steps(x_planes.shifts, g_shifts, words * _CHANNELS, words * columns, np.arange(words) * _CHANNELS,
                   np.arange(words) * columns)
     return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
                     np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), *table)
@@ -204,7 +222,7 @@ def weight_grad(g, x, conv, scale):
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
-    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
+    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // _CHANNELS)
     table = arrays.aligned(table, np.int32)
     threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
                 _halved(scale, g_planes, x_planes), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,

@@ -24,7 +24,7 @@ def _checked(codes, name, shape, encodings):
         raise ValueError(f"{name} of ternary codes must have 2 bits, got {codes.bits}")
     if codes.encoding not in encodings:
         raise ValueError(f"{name} must be {', '.join(encodings[:-1])} or {encodings[-1]} codes, got {codes.encoding!r}")
-    return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding)
+    return Operand(np.ascontiguousarray(values), codes.bits, codes.encoding, codes.packed)
 
 
 def _checked_scale(scale, samples):
@@ -38,21 +38,29 @@ def _check_range(lhs, rhs, length):
         raise ValueError(f"a sum of {length} products of {lhs.bits} and {rhs.bits} bits does not fit int32")
 
 
+def accumulator_type(lhs, rhs, conv):
+    """The type of a forward product's results: int16 where no sum can exceed it, else int32."""
+    largest = top(lhs) * top(rhs) * conv.group_in * conv.kernel[0] * conv.kernel[1]
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
+
+
 def _reshaped(codes, shape):
     return codes._replace(values=codes.values.reshape(shape))
 
 
-def forward(family, x, w, conv):
+def forward(family, x, w, conv, scale=None):
     """Integer convolution of input codes with weight codes.
 
     Parameters
     ----------
     family : a name in FAMILIES
     x : codes (N, H, W, C); w : bipolar or ternary codes (kh, kw, C / groups, F); conv : Conv
+    scale : array (N,), what one unit of the integer product is worth in each sample, or None
 
     Returns
     -------
-    accum : array (N, OH, OW, F), the sum of input level times weight level: int16 where no sum can exceed it, else int32
+    accum : array (N, OH, OW, F), the sum of input level times weight level: int16 where no sum can exceed it, else int32;
+        with a scale float32, that sum times scale (both in float32)
 
     Raises
     ------
@@ -61,15 +69,14 @@ def forward(family, x, w, conv):
     samples, height, width, _ = x.values.shape
     x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
     w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
-    length = conv.group_in * conv.kernel[0] * conv.kernel[1]
-    _check_range(x, w, length)
-    dtype = np.int16 if top(x) * top(w) * length <= np.iinfo(np.int16).max else np.int32
+    _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    dtype, scale = accumulator_type(x, w, conv), None if scale is None else _checked_scale(scale, samples)
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
     if samples == 0:
-        return np.zeros(shape, dtype)
+        return np.zeros(shape, dtype if scale is None else np.float32)
     x, w = _reshaped(x, (samples, *size, conv.in_channels)), _reshaped(w, conv.weight_shape)
-    return FAMILIES[family].forward(x, w, conv, dtype).reshape(shape)
+    return FAMILIES[family].forward(x, w, conv, dtype, scale).reshape(shape)
 
 
 def input_grad(family, g, w, conv, size, scale):

@@ -7,35 +7,66 @@ monotone, the maximum of a pooling window is the code of the maximum.
 
 import numpy as np
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.packing import gather_bits, words_for
-from bitnet.kernels.vectors import at, put
+from bitnet.kernels import arrays, threads
+from bitnet.kernels.compile import inlined, kernel
+from bitnet.kernels.packing import words_for
+from bitnet.kernels.vectors import at, load, maximum, put, reached, store
+
+
+@inlined
+def _put_bits(out, word, bits, keep, half):
+    """Put sixteen bits, those in ``keep``, into the lower or the upper half of a word."""
+    bits = (bits & keep) << half
+    put(out, word, bits if half == 0 else at(out, word) | bits)
 
 
 @kernel
 def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channels, pool, out_height, out_width, planes, top,
                      left, padded_height, padded_width, out):
-    words = (channels + 31) // 32
-    value, code = np.empty(channels, np.int32), np.empty(channels, np.uint8)
+    line, words = width * channels, (channels + 31) // 32
+    plane_size, last = padded_height * padded_width * words, ((1 << planes) - 1) * channels
+    signs = np.empty(line, np.int32)  # repeated for each pixel of a line, so that loops are long
+    for x in range(width):
+        signs[x * channels:(x + 1) * channels] = sign
+    value, pooled = np.zeros(line + 16, np.int32), np.zeros(out_width * channels + 16, np.int32)
     for row in range(start, stop):  # a row of results
         sample, oy = row // out_height, row % out_height
-        for ox in range(out_width):
-            for tap in range(pool * pool):
-                source = ((sample * height + oy * pool + tap // pool) * width + ox * pool + tap % pool) * channels
-                for c in range(channels):
-                    v = np.int32(at(accum, source + c) * at(sign, c))
-                    put(value, c, v if tap == 0 else max(v, at(value, c)))
-            for c in range(channels):
-                put(code, c, np.uint8(0))
-            for level in range(thresholds.size // channels):
-                for c in range(channels):
-                    put(code, c, np.uint8(at(code, c) + (at(value, c) >= at(thresholds, level * channels + c))))
-            for plane in range(planes):
-                image = (sample * planes + plane) * padded_height + oy + top
-                target = (image * padded_width + ox + left) * words
-                for word in range(words):
-                    out[target + word] = gather_bits(code, 32 * word, min(32, channels - 32 * word), plane)
+        source = (sample * height + oy * pool) * line
+        for i in range(line):
+            put(value, i, np.int32(at(accum, source + i)) * at(signs, i))
+        for _ in range(1, pool):
+            source += line
+            for i in range(line):
+                put(value, i, max(at(value, i), np.int32(at(accum, source + i)) * at(signs, i)))
+        result = value
+        if pool > 1:
+            result = pooled
+            for x in range(out_width):
+                for c in range(0, channels, 16):  # past the last channel the next pixel is written twice
+                    i = x * pool * channels + c
+                    best = load(value, i)
+                    for t in range(1, pool):
+                        best = maximum(best, load(value, i + t * channels))
+                    store(pooled, x * channels + c, best)
+        target = sample * planes * plane_size + ((oy + top) * padded_width + left) * words
+        for x in range(out_width):
+            for c in range(0, channels, 16):
+                i, word = x * channels + c, target + c // 32
+                keep, half = np.uint32((1 << min(16, channels - c)) - 1), np.uint32(c % 32)
+                if planes == 1:
+                    _put_bits(out, word, reached(result, i, thresholds, c), keep, half)
+                elif planes == 2:  # the bits of the number of thresholds reached, which rise: 1 or 3, 2 or 3
+                    first, second = reached(result, i, thresholds, c), reached(result, i, thresholds, channels + c)
+                    third = reached(result, i, thresholds, 2 * channels + c)
+                    _put_bits(out, word, first ^ second ^ third, keep, half)
+                    _put_bits(out, word + plane_size, second, keep, half)
+                else:  # bit p of the number counts every 2**p-th threshold, modulo 2
+                    for plane in range(planes):
+                        bits, step = np.uint32(0), channels << plane
+                        for k in range(step - channels, last, step):
+                            bits ^= reached(result, i, thresholds, k + c)
+                        _put_bits(out, word + plane * plane_size, bits, keep, half)
+            target += words
 
 
 def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
@@ -54,9 +85,10 @@ def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
         packs codes; code = number of thresholds t with sign * accum >= t
     """
     samples, height, width, channels = accum.shape
+    thresholds = np.concatenate([thresholds.reshape(-1), np.zeros(16, np.int32)])  # read sixteen at a time
     (top, bottom), (left, right) = padding
     out_height, out_width = height // pool, width // pool
-    out = np.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint32)
-    threads.run(_pack_thresholds, samples * out_height, accum.reshape(-1), sign, thresholds.reshape(-1), height, width,
+    out = arrays.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint32)
+    threads.run(_pack_thresholds, samples * out_height, accum.reshape(-1), sign, thresholds, height, width,
                 channels, pool, out_height, out_width, bits, top, left, out.shape[3], out.shape[4], out.reshape(-1))
     return out

@@ -15,7 +15,7 @@ meets which is a table too (``spatial.steps``), so strides, padding, taps, plane
 
 import numpy as np
 
-from bitnet.kernels import arrays, threads
+from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
 from bitnet.kernels.spatial import blocks_for
 from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
@@ -23,7 +23,7 @@ from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, 
 ROWS = 8          # of a register tile
 ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads
 BLOCKS = 4        # of 16 columns in one tile of work
-CHANNELS = 16     # input channels of one tile of a weight gradient
+_ONE = np.ones(1, np.float32)
 
 
 @inlined
@@ -64,7 +64,7 @@ def spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row_
             run = min(count - k, pixels - p)
             base = sample * sample_size + group * group_size
             result = sample * out_pixels * columns + group * group_columns
-            factor = at(scale, sample)
+            factor = at(scale, min(sample, scale.size - 1))
             for q in range(run):
                 put(begin, k + q, base + at(row_offsets, p + q))
             for q in range(run):
@@ -112,11 +112,11 @@ def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_
     """Write one spatial product, all its rows and columns, into ``out`` (N, height, width, columns).
 
     lhs, rhs : packed operands, (N, ...) and (groups, blocks, ...), of uint32 words or of bytes
-    table : integers (border classes, columns in blocks of 16); scale : float32 array (N,), or None where out is of integers
+    table : int32 (border classes, columns in blocks of 16); scale : float32 array (N,), or None where out is of integers
     """
     samples, blocks = len(out), blocks_for(group_columns)
     tiles = -(-samples * len(plan.row_offsets) // ROW_BLOCK) * groups * -(-blocks // BLOCKS)
-    scale, table = np.ones(samples, np.float32) if scale is None else scale, arrays.aligned(table, np.int32)
+    scale = _ONE if scale is None else scale
     sample_size, words = lhs.size // samples, rhs.reshape(-1).view(np.uint32)
     threads.run(spatial, tiles, samples, lhs.reshape(-1), words, table.reshape(-1), scale, out.reshape(-1), plan.row_offsets,
                 plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps, plan.rhs_steps, level_shift, doublings,
@@ -160,10 +160,10 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
 
 
 @inlined
-def store_grad(out, accum, base, taps, kernel_x, first, count, group, groups, group_in, group_out, blocks):
-    """Copy sums of ``count`` input channels and the taps of one filter row to their places in a weight's gradient."""
-    for t in range(kernel_x):
+def store_grad(out, accum, base, taps, tile_taps, rows, first, count, group, groups, group_in, group_out, blocks):
+    """Copy sums (taps, rows, blocks * 16) of ``count`` input channels to their places in a weight's gradient."""
+    for t in range(tile_taps):
         for row in range(count):
             target = (((taps + t) * group_in + first + row) * groups + group) * group_out
             for c in range(group_out):
-                put(out, target + c, at(accum, base + (t * 16 + row) * blocks * 16 + c))
+                put(out, target + c, at(accum, base + (t * rows + row) * blocks * 16 + c))

@@ -142,6 +142,17 @@ def add(typing, a, b):
 
 
 @intrinsic
+def maximum(typing, a, b):
+    """Lane-wise larger of two signed numbers."""
+
+    def generate(context, builder, signature, args):
+        a, b = args
+        return builder.select(builder.icmp_signed(">", a, b), a, b)
+
+    return ints16(a, b), generate
+
+
+@intrinsic
 def shift_left(typing, a, bits):
     """``a << bits``, lane by lane."""
 
@@ -402,6 +413,19 @@ def _bit_mask(lanes):
 
 
 bits_of_32, bits_of_16 = _bit_mask(32), _bit_mask(16)
+
+
+@intrinsic
+def reached(typing, values, index, thresholds, threshold_index):
+    """Bit c of a word, c < 16: is ``values[index + c] >= thresholds[threshold_index + c]`` (int32)."""
+
+    def generate(context, builder, signature, args):
+        values, index, thresholds, threshold_index = args
+        value = _load(builder, _pointer(context, builder, signature.args[0], values, index, _INTS), 4)
+        threshold = _load(builder, _pointer(context, builder, signature.args[2], thresholds, threshold_index, _INTS), 4)
+        return builder.zext(builder.bitcast(builder.icmp_signed(">=", value, threshold), _I16), _I32)
+
+    return types.uint32(values, index, thresholds, threshold_index), generate
 
 
 @intrinsic

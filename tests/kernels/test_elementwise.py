@@ -19,12 +19,6 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_scale_samples():
-    accum = np.random.default_rng(0).integers(-2**31, 2**31, (3, 4, 5, 6)).astype(np.int32)
-    scale = np.array([0.1, -3.0, 0.0])
-    assert_same(e.scale_samples(accum, scale), (accum * scale[:, None, None, None]).astype(np.float32))
-
-
 @each_float
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])
 def test_encode_activation(bits, dtype):

@@ -23,6 +23,9 @@ def assert_exact(family, layer):
     accum, expected = products.forward(family, x, w, conv), reference.forward(x.levels(), w.levels(), conv)
     assert accum.dtype == (np.int16 if top(x) * top(w) * np.prod(conv.weight_shape[:3]) < 2**15 else np.int32)
     np.testing.assert_array_equal(accum, expected)
+    real = products.forward(family, x, w, conv, scale)
+    assert real.dtype == np.float32
+    np.testing.assert_array_equal(real, scaled_in_float32(expected, scale))
     grad = products.input_grad(family, g, w, conv, size, scale)
     expected = reference.input_grad(g.levels(), w.levels(), conv, size)
     assert grad.dtype == np.float32
