@@ -12,7 +12,7 @@ import numpy as np
 
 from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, products
+from bitnet.kernels import dense, elementwise, products
 
 FAMILIES = tuple(products.FAMILIES)
 
