@@ -148,6 +148,8 @@ def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, s
     phases = stride_y * stride_x
     wide = stride_x == 1 and width >= 16
     for sample in range(start, stop):
+        for i in range(sample * phases * channels * length, (sample + 1) * phases * channels * length):
+            put(out, i, np.uint8(0))
         for y in range(height):
             row, image_row = y + top, (sample * height + y) * width
             base = (sample * phases + row % stride_y * stride_x) * channels * length + row // stride_y * row_width
@@ -236,7 +238,7 @@ def weight_grad(g, x, conv, scale):
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
     length = max(rows_down * plan.row_width, int(plan.tap_offsets.max()) + 4 * steps_)
-    stream = arrays.zeros((samples, phases, conv.in_channels, length), np.uint8)
+    stream = arrays.empty((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
     table = arrays.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int32)
