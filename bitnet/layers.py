@@ -38,7 +38,8 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, x):
-        return self.forward(as_tensor(x))
+        with execution.layer(self.name or execution.current_layer()):
+            return self.forward(as_tensor(x))
 
     def _attributes(self, kind):
         return {name: value for name, value in vars(self).items() if isinstance(value, kind)}
@@ -237,8 +238,8 @@ def conv_block(x, conv, norm, act, pool=None):
             and (pool is None or (pool.stride in (None, pool.size) and pool.padding == 0 and pool.size < 16))):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
-    weight = conv.weight_quantizer(conv.weight)
     with execution.layer(conv.name):
+        weight = conv.weight_quantizer(conv.weight)
         return functional.ConvBlock.apply(
             x, weight, norm.gamma, norm.beta, conv=functional.convolution_of(x, weight, conv.stride, conv.padding, conv.groups),
             norm=norm, pool=pool.size if pool else 1, quantizer=act.quantizer, grad_quantizer=conv.grad_quantizer)
