@@ -109,7 +109,8 @@ class Profile:
     def share_of_limit(self, layer, path, limits):
         """How near the kernels of a product come to what the machine could do, or None where there were none.
 
-        A popcount takes a step for each pair of bit planes, the other families one a multiply-accumulate.
+        A popcount takes a step for each pair of bit planes, the other families one a multiply-accumulate. (Where the right
+        operand has 8 bits, byte_dot takes two, and half of the limit is all that it can reach.)
         """
         record, seconds = self.products.get((layer, path)), self.total(layer, path, "product")
         if record is None or seconds <= 0:
