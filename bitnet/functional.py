@@ -357,6 +357,7 @@ class SoftmaxCrossEntropy(Function):
         return grad * (grad_output / len(grad))
 
 
+@execution.layer("loss")
 def softmax_cross_entropy(logits, labels):
     """Cross entropy of softmax(logits) (N, classes) with integer labels (N,), the mean over the batch."""
     return SoftmaxCrossEntropy.apply(logits, labels=_check_labels(logits, labels))
@@ -375,6 +376,7 @@ class SquaredHinge(Function):
         return -2 * self.targets * self.slack * (grad_output / self.slack.size)
 
 
+@execution.layer("loss")
 def squared_hinge(logits, labels):
     """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes."""
     return SquaredHinge.apply(logits, labels=_check_labels(logits, labels))

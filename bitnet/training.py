@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from bitnet import functional, optimizers, random
+from bitnet import execution, functional, optimizers, random
 from bitnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.datasets import Loader
 from bitnet.layers import unfused
@@ -132,6 +132,7 @@ class Trainer:
                 callback.on_epoch(self, record)
         return True
 
+    @execution.layer("rest of the step")
     def train_step(self, batch):
         """Forward, backward and update for one batch."""
         noise = random.get_state()

@@ -7,6 +7,7 @@ two tiles write to the same place: so results are bit-identical on any number of
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -20,6 +21,7 @@ _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 _grow = threading.Lock()
 _blas = _limit = None
 _serial_blocks = 0
+_observer = None
 _blas_lock = threading.Lock()
 
 
@@ -68,6 +70,30 @@ def run(function, tiles, *args):
 
     Inside ``function`` a further call runs in the calling thread: all threads are busy there.
     """
+    observer = _observer
+    if observer is None or getattr(_local, "observed", False) or getattr(_local, "inside", False):
+        _run(function, tiles, args)
+        return
+    _local.observed, started = True, time.perf_counter()
+    try:
+        _run(function, tiles, args)
+    finally:
+        _local.observed = False
+    observer(function, time.perf_counter() - started)
+
+
+@contextmanager
+def observe(observer):
+    """Inside the block, call ``observer(function, seconds)`` after every ``run`` that is not itself inside another one."""
+    global _observer
+    previous, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = previous
+
+
+def _run(function, tiles, args):
     parts = 1 if getattr(_local, "inside", False) else min(_threads, tiles)
     if parts <= 1:
         if tiles:

@@ -91,6 +91,39 @@ def test_two_callers_at_a_time(thread_count):
     assert (results[0] == 1).all() and (results[1] == 2).all()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_observer_hears_of_outer_calls_only(thread_count, count):
+    thread_count(count)
+    heard = []
+
+    def inner(start, stop):
+        pass
+
+    def outer(start, stop):
+        threads.run(inner, 4)
+
+    with threads.observe(lambda function, seconds: heard.append((function, seconds))):
+        threads.run(outer, 4)
+        threads.run(inner, 2)
+    threads.run(inner, 2)
+    assert [function for function, _ in heard] == [outer, inner] and all(seconds > 0 for _, seconds in heard)
+
+
+def test_an_observer_does_not_hear_of_calls_that_failed(thread_count):
+    thread_count(2)
+    heard = []
+
+    def fail(start, stop):
+        raise OSError
+
+    with threads.observe(lambda function, seconds: heard.append(function)):
+        with pytest.raises(OSError):
+            threads.run(fail, 4)
+        assert heard == []
+        threads.run(lambda start, stop: None, 1)  # and hears of those after it
+    assert len(heard) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_process_gets_threads_of_its_own(thread_count):
