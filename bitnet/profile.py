@@ -27,10 +27,9 @@ KINDS = ("packing", "product", "epilogue", "elementwise", "Python")
 STEPS, WARM = 10, 3  # profiled steps, and steps before them
 
 # What the kernels of a file do, unless their name says otherwise.
-_FILES = {"packing": "packing", "popcount": "product", "byte_dot": "product", "dense": "product", "direct": "product",
-          "elementwise": "elementwise", "block": "elementwise"}
+_FILES = {"packing": "packing", "tiles": "product", "popcount": "product", "byte_dot": "product", "dense": "product",
+          "direct": "product", "block": "epilogue", "elementwise": "elementwise"}
 _PACKERS = ("_pack", "_pad", "_streams")  # how the names of those begin that bring operands into the form of a product
-_EPILOGUES = ("_scale_samples",)          # from accumulators to real numbers
 
 # The machine's limit for each family, in the names of ``peak.measure``.
 _LIMITS = {"popcount": "popcount_gmacs", "byte_dot": "byte_gmacs", "float": "float_gmacs", "float32": "float_gmacs"}
@@ -42,7 +41,7 @@ def kind_of(function):
     name, file = function.__name__, function.__module__.rpartition(".")[2]
     if name.startswith(_PACKERS):
         return "packing"
-    return "epilogue" if name in _EPILOGUES else _FILES.get(file)
+    return _FILES.get(file)
 
 
 def speed_up(whole, part):
@@ -162,7 +161,8 @@ class Profile:
                 f"Most time: {'; '.join(cells)}."]
 
 
-LEGEND = ("Python: outside of kernels, NumPy included. elementwise: all work of a layer that is not one of its products.\n"
+LEGEND = ("epilogue: batch norm, pooling, clip and quantizers on the sums of a block's convolution. elementwise: all other\n"
+          "work that is neither. Python: outside of kernels, NumPy included. part elementwise: what is not one of the products.\n"
           "of limit: what product kernels do, against loops that touch registers alone; popcount counts pairs of bit planes.")
 
 
