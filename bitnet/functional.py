@@ -204,13 +204,14 @@ class FirstBlock(Function):
     def forward(self, x, w, b=None, conv=None, pool=1, quantizer=None):
         self.x, self.conv, self.pool, self.layer = x, conv, pool, execution.current_layer()
         execution.record_float("forward", x, w, conv, x.shape[1:3])
-        values, self.route = direct.encode(x, w, conv, b, pool, quantizer.bits)
+        with execution.path("forward"):
+            values, self.route = direct.encode(x, w, conv, b, pool, quantizer.bits)
         return Codes(values, quantizer.bits, "unsigned", 1 / quantizer.top)
 
     def backward(self, grad_output):
-        with execution.layer(self.layer):
+        with execution.layer(self.layer), execution.path("weight_grad"):
             execution.record_float("weight_grad", grad_output, self.x, self.conv, self.x.shape[1:3])
-        grad_w, grad_b = direct.block_grads(grad_output, self.route, self.x, self.conv, self.pool)
+            grad_w, grad_b = direct.block_grads(grad_output, self.route, self.x, self.conv, self.pool)
         return (None, grad_w, grad_b)[:len(self.needs_grad)]
 
 

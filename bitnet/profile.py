@@ -161,9 +161,10 @@ class Profile:
                 f"Most time: {'; '.join(cells)}."]
 
 
-LEGEND = ("epilogue: batch norm, pooling, clip and quantizers on the sums of a block's convolution. elementwise: all other\n"
-          "work that is neither. Python: outside of kernels, NumPy included. part elementwise: what is not one of the products.\n"
-          "of limit: what product kernels do, against loops that touch registers alone; popcount counts pairs of bit planes.")
+LEGEND = """\
+epilogue: batch norm, pooling, clip and quantizers on the sums of a block's convolution. elementwise: other work on numbers one
+by one. Python: outside of kernels, NumPy included. of limit: what product kernels do, against loops that touch registers
+alone; popcount counts pairs of bit planes."""
 
 
 class ProfileSteps(Callback):
