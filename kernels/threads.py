@@ -44,14 +44,9 @@ def set_threads(count):
 
 
 def _work(tasks):
+    _local.inside = True
     while True:
-        work, done = tasks.get()
-        _local.inside = True
-        try:
-            work()
-            done.put(None)
-        except BaseException as error:
-            done.put(error)
+        tasks.get()()
 
 
 def _reset_after_fork():
@@ -66,7 +61,7 @@ def run(function, tiles, *args):
     """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
 
     There are a few ranges a thread, and each thread takes the next one when it is done with its last: a processor that
-    is busy with something else then holds nobody up.
+    is busy with something else then holds nobody up, and a kernel that is done before other threads woke up waits for none.
 
     Inside ``function`` a further call runs in the calling thread: all threads are busy there.
     """
@@ -103,26 +98,29 @@ def _run(function, tiles, args):
         while len(_queues) < parts - 1:
             _queues.append(SimpleQueue())
             threading.Thread(target=_work, args=(_queues[-1],), name="bitnet-kernel", daemon=True).start()
-    done = SimpleQueue()
+    done = SimpleQueue()  # None or an error for each range
     count = min(tiles, RANGES * parts)
     ranges = iter([(tiles * i // count, tiles * (i + 1) // count) for i in range(count)])  # one for all: next() is atomic
 
     def work():
         for start, stop in ranges:
-            function(start, stop, *args)
+            error = None
+            try:
+                function(start, stop, *args)
+            except BaseException as caught:
+                error = caught
+            done.put(error)
 
     for queue in _queues[:parts - 1]:
-        queue.put((work, done))
-    error = None
+        queue.put(work)
     _local.inside = True
     try:
         work()
     finally:
         _local.inside = False
-        for _ in range(parts - 1):
-            error = done.get() or error
-    if error is not None:
-        raise error
+    errors = [error for error in (done.get() for _ in range(count)) if error is not None]
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -71,6 +71,26 @@ def test_whole_floats_are_numbers_of_threads(thread_count):
     assert threads.get_threads() == 3 and isinstance(threads.get_threads(), int)
 
 
+def test_a_pool_that_is_busy_holds_nobody_up(thread_count):
+    thread_count(2)
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def wait(start, stop):
+        entered.release()
+        assert release.wait(20)
+
+    other = threading.Thread(target=threads.run, args=(wait, 2))
+    other.start()
+    try:
+        assert entered.acquire(timeout=20) and entered.acquire(timeout=20)  # the other caller and the thread of the pool
+        tiles = []
+        threads.run(lambda start, stop: tiles.extend(range(start, stop)), 100)
+        assert tiles == list(range(100)) and not release.is_set()
+    finally:
+        release.set()
+        other.join()
+
+
 def test_two_callers_at_a_time(thread_count):
     thread_count(3)
     results = np.zeros((2, 200, 64), int)
