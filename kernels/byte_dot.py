@@ -27,6 +27,7 @@ from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, in
 from bitnet.kernels.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_levels, store_transposed
 
+SHORT = 1 << 15  # bytes that are packed quicker than another thread wakes up
 DIGIT = 4  # bits of a digit, where a level has two
 
 
@@ -106,7 +107,7 @@ def _weight(w, conv, along, taps=None):
     packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
     sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
     threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
-                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1))
+                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1), short=w.values.size < SHORT)
     return packed, sums
 
 

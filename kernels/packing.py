@@ -21,6 +21,7 @@ from bitnet.kernels.spatial import COLUMNS, blocks_for
 from bitnet.kernels.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
 
 WORD = 32
+SHORT = 1 << 18  # bits that are packed quicker than another thread wakes up
 
 
 def words_for(depth):
@@ -158,7 +159,7 @@ def pack_weight(codes, conv, along, taps=None):
     shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
     out = (arrays.zeros if group_columns % COLUMNS else arrays.empty)(shape, np.uint32)
     threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
-                len(shifts), blocks, out.reshape(-1))
+                len(shifts), blocks, out.reshape(-1), short=codes.values.size * len(shifts) < SHORT)
     # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
     counts = np.bitwise_count(out).reshape(*shape[:3], len(taps), -1, COLUMNS).sum(axis=4, dtype=np.int64)
     sums = sum(counts[:, :, plane] << shift for plane, shift in enumerate(shifts)).transpose(2, 0, 1, 3)

@@ -57,21 +57,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def run(function, tiles, *args):
+def run(function, tiles, *args, short=False):
     """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
 
     There are a few ranges a thread, and each thread takes the next one when it is done with its last: a processor that
     is busy with something else then holds nobody up, and a kernel that is done before other threads woke up waits for none.
 
-    Inside ``function`` a further call runs in the calling thread: all threads are busy there.
+    Inside ``function`` a further call runs in the calling thread: all threads are busy there. So does work that is ``short``:
+    less than the 50 microseconds or so that it takes to wake another thread.
     """
     observer = _observer
     if observer is None or getattr(_local, "observed", False) or getattr(_local, "inside", False):
-        _run(function, tiles, args)
+        _run(function, tiles, args, short)
         return
     _local.observed, started = True, time.perf_counter()
     try:
-        _run(function, tiles, args)
+        _run(function, tiles, args, short)
     finally:
         _local.observed = False
     observer(function, time.perf_counter() - started)
@@ -88,8 +89,8 @@ def observe(observer):
         _observer = previous
 
 
-def _run(function, tiles, args):
-    parts = 1 if getattr(_local, "inside", False) else min(_threads, tiles)
+def _run(function, tiles, args, short):
+    parts = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles)
     if parts <= 1:
         if tiles:
             function(0, tiles, *args)
