@@ -107,7 +107,8 @@ def _weight(w, conv, along, taps=None):
     packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
     sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
     threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
-                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1), short=w.values.size < SHORT)
+                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1),
+                short=w.values.size < SHORT)
     return packed, sums
 
 
