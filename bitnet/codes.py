@@ -1,10 +1,10 @@
 """Integer codes: what a quantizer produces and a bit kernel consumes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bitnet.kernels.geometry import to_levels
+from bitnet.kernels.geometry import to_levels, top
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,9 +16,11 @@ class Codes:
     values : uint8 array of any shape, each below 2**bits
     bits : 1 to 8
     encoding : "unsigned", level = value (activations), or
-        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients), or
+        "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients, +-1), or
         "ternary", 2 bits, values 0, 1 and 2, level = value - 1
-    scale : float, or a float64 array with one scale for each sample (gradients)
+    scale : float, or a float64 array with a scale for each of what ``per`` names
+    per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), or "sign",
+        the two scales of positive and of negative levels (weights)
     packed : what kernels made of the values, by purpose: packed once, on first use, as long as the codes live
     """
 
@@ -26,6 +28,7 @@ class Codes:
     bits: int
     encoding: str
     scale: float | np.ndarray = 1.0
+    per: str = "sample"
     packed: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -38,9 +41,16 @@ class Codes:
 
     def decode(self, dtype=np.float32):
         """The real numbers, scale * level, multiplied in float64."""
-        scale = np.reshape(self.scale, (-1,) + (1,) * (self.values.ndim - 1)) if np.ndim(self.scale) else self.scale
-        return (self.levels(np.float64) * scale).astype(dtype)
+        # levels -1, 0 and 1 round nothing: no wider type is needed
+        levels = self.levels(dtype if top(self) == 1 else np.float64)
+        scale = np.asarray(self.scale, levels.dtype)
+        if scale.ndim and self.per == "sign":
+            scale = np.where(levels > 0, *scale)
+        elif scale.ndim and self.per == "sample":
+            scale = scale.reshape((-1,) + (1,) * (self.values.ndim - 1))
+        levels *= scale
+        return levels.astype(dtype, copy=False)
 
     def with_values(self, values, scale=None):
         """The same kind of codes with other values, and another scale where one is given."""
-        return Codes(values, self.bits, self.encoding, self.scale if scale is None else scale)
+        return replace(self, values=values, scale=self.scale if scale is None else scale, packed={})

@@ -7,13 +7,13 @@ the log says so. No other path leads from codes to floats.
 
 import functools
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, products
+from bitnet.kernels import dense, elementwise, products
 
 FAMILIES = tuple(products.FAMILIES)
 
@@ -165,6 +165,21 @@ def _per_sample(scale, samples):
     return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
 
 
+def one_scale(w):
+    """Has a weight a single scale for all its levels?"""
+    return np.ndim(w.scale) == 0
+
+
+def _signs(w):
+    """A ternary weight whose positive and negative levels have scales p and n, as two that have one scale each.
+
+    p for +1 and -n for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
+    """
+    positive, negative = map(float, w.scale)
+    magnitudes = w.with_values((w.values != 1).astype(np.uint8) + np.uint8(1), scale=(positive - negative) / 2)
+    return replace(w, scale=(positive + negative) / 2), magnitudes
+
+
 def _on_path(name):
     """Decorate a product: inside it, ``path(name)`` holds."""
 
@@ -188,9 +203,15 @@ def forward(x, w, conv, bias=None):
     y : float array (N, OH, OW, F)
     """
     if _are_codes(x, w):
-        scale = _per_sample(x.scale * w.scale, x.shape[0])
-        y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
-                      lambda family: products.forward(family, x, w, conv, scale))
+        if not one_scale(w) and w.per == "sign":
+            levels, magnitudes = _signs(w)
+            y = forward(x, levels, conv) + forward(x, magnitudes, conv)
+        else:
+            scale = _per_sample(x.scale * (w.scale if one_scale(w) else 1.0), x.shape[0])
+            y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
+                          lambda family: products.forward(family, x, w, conv, scale))
+            if not one_scale(w):
+                y = elementwise.channel_affine(y, w.scale, np.zeros_like(w.scale))
         return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
     return dense.forward(*_real_pair(x, w), conv, bias)
@@ -209,10 +230,20 @@ def input_grad(g, w, conv, size):
     Returns
     -------
     grad : float array (N, H, W, C)
+
+    Raises
+    ------
+    ValueError : two operands that are Codes, and a scale for each filter: the sum runs over filters, so their scales belong
+        into the gradient before it is quantized, see ``functional.Conv2d``.
     """
     if not _are_codes(g, w):
         _record("input_grad", "float32", g, w, conv, g.shape[0], size)
         return dense.input_grad(*_real_pair(g, w), conv, size)
+    if not one_scale(w):
+        if w.per == "filter":
+            raise ValueError("a gradient of codes needs a weight with one scale, got one for each filter")
+        levels, magnitudes = _signs(w)
+        return input_grad(g, levels, conv, size) + input_grad(g, magnitudes, conv, size)
     scale = _per_sample(g.scale * w.scale, g.shape[0])
     return _on_codes("input_grad", g, w, conv, g.shape[0], size,
                      lambda family: products.input_grad(family, g, w, conv, size, scale))

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitnet import execution, random
 from bitnet.codes import Codes
-from bitnet.kernels import block, direct, elementwise
+from bitnet.kernels import block, direct, elementwise, latent
 from bitnet.kernels.geometry import Conv
 from bitnet.tensor import Function, Tensor
 
@@ -40,7 +40,9 @@ def _paddings(padding, size, kernel, stride):
 class Conv2d(Function):
     """y = x * w + b (cross-correlation, zero padding). DoReFa-Net, arXiv:1606.06160, algorithm 1, steps 3, 12, 13 and 14.
 
-    With a gradient quantizer, backward encodes grad_output once and both gradient products run on the codes.
+    With a gradient quantizer, backward encodes grad_output once and both gradient products run on the codes. Where the weight
+    has a scale for each filter, the input gradient sums over these scales: they go into grad_output before it is encoded, and
+    the weight gradient, which they do not concern, has an encoding of its own.
     """
 
     takes_codes = True
@@ -53,8 +55,12 @@ class Conv2d(Function):
     def backward(self, grad_output):
         needs = self.needs_grad
         grad = self.grad_quantizer.encode(grad_output) if self.grad_quantizer else grad_output
+        scaled, w = grad, self.w
+        if needs[0] and isinstance(grad, Codes) and isinstance(w, Codes) and w.per == "filter" and not execution.one_scale(w):
+            scaled = self.grad_quantizer.encode(grad_output * w.scale.astype(grad_output.dtype))
+            w = w.with_values(w.values, scale=1.0)
         with execution.layer(self.layer):
-            grads = [execution.input_grad(grad, self.w, self.conv, self.x.shape[1:3]) if needs[0] else None,
+            grads = [execution.input_grad(scaled, w, self.conv, self.x.shape[1:3]) if needs[0] else None,
                      execution.weight_grad(grad, self.x, self.conv) if needs[1] else None]
         if len(needs) > 2:
             real = grad.decode() if isinstance(grad, Codes) else grad
@@ -306,16 +312,24 @@ def relu(x):
 
 
 class Dropout(Function):
-    """Zero each value with probability ``drop`` and divide the others by 1 - drop. Unsigned codes stay codes."""
+    """Zero each value with probability ``drop`` and divide the others by 1 - drop. Codes stay codes.
+
+    A +-1 code has no zero: it becomes a ternary one.
+    """
 
     takes_codes = True
 
     def forward(self, x, drop):
         self.mask, self.keep = elementwise.keep_mask(x.shape, drop, random.next_key()), 1 - drop
         if isinstance(x, Codes):
-            if x.encoding != "unsigned":
-                raise ValueError(f"dropout needs codes that can be zero: unsigned, got {x.encoding}")
-            return x.with_values(x.values * self.mask, x.scale / self.keep)
+            scale = x.scale / self.keep
+            if x.encoding == "unsigned":
+                return x.with_values(x.values * self.mask, scale)
+            if x.encoding == "ternary":
+                return x.with_values(np.where(self.mask, x.values, np.uint8(1)), scale)
+            if x.bits == 1:
+                return Codes(np.where(self.mask, 2 * x.values, np.uint8(1)), 2, "ternary", scale)
+            raise ValueError(f"dropout needs codes that can be zero, got {x.bits}-bit {x.encoding} ones")
         return x * self.mask * x.dtype.type(1 / self.keep)
 
     def backward(self, grad_output):
@@ -381,3 +395,155 @@ class SquaredHinge(Function):
 def squared_hinge(logits, labels):
     """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes."""
     return SquaredHinge.apply(logits, labels=_check_labels(logits, labels))
+
+
+class SoftTargets(Function):
+    """Mean over the batch of T**2 * KL(teacher || student), both softmax(logits / T)."""
+
+    def forward(self, logits, teacher, temperature):
+        self.temperature = temperature
+        self.student, self.teacher = softmax(logits / temperature), softmax(teacher / temperature)
+        tiny = np.finfo(logits.dtype).tiny
+        divergence = self.teacher * (np.log(np.maximum(self.teacher, tiny)) - np.log(np.maximum(self.student, tiny)))
+        return logits.dtype.type(temperature**2 * divergence.sum() / len(logits))
+
+    def backward(self, grad_output):
+        return (self.student - self.teacher) * (self.temperature * grad_output / len(self.student))
+
+
+def soft_targets(logits, teacher, temperature=1.0):
+    """How far the softened classes of logits (N, classes) are from those of a teacher's logits, an array of the same shape.
+
+        temperature**2 * KL(softmax(teacher / temperature) || softmax(logits / temperature)), the mean over the batch
+
+    The square keeps gradients as large as those of hard targets (Hinton, Vinyals and Dean, arXiv:1503.02531).
+
+    Raises
+    ------
+    ValueError : shapes differ, or the temperature is not positive.
+    """
+    if np.shape(teacher) != logits.shape or not temperature > 0:
+        raise ValueError(f"soft targets need a teacher's logits of shape {logits.shape} and a temperature > 0, got shape "
+                         f"{np.shape(teacher)} and {temperature}")
+    return SoftTargets.apply(logits, teacher=np.asarray(teacher, logits.data.dtype), temperature=temperature)
+
+
+class Tanh(Function):
+    """tanh(x)."""
+
+    def forward(self, x):
+        self.y = np.tanh(x)
+        return self.y
+
+    def backward(self, grad_output):
+        return grad_output * (1 - self.y * self.y)
+
+
+def tanh(x):
+    """Hyperbolic tangent."""
+    return Tanh.apply(as_tensor(x))
+
+
+class MeanMagnitude(Function):
+    """Mean over channels of |x|: (N, H, W, C) to (N, H, W, 1)."""
+
+    def forward(self, x):
+        self.x = x
+        return np.abs(x).mean(axis=-1, keepdims=True, dtype=x.dtype)
+
+    def backward(self, grad_output):
+        return np.sign(self.x) * (grad_output / self.x.shape[-1])
+
+
+def mean_magnitude(x):
+    """Mean over channels (last axis) of |x|, which stays an axis of size 1."""
+    return MeanMagnitude.apply(as_tensor(x))
+
+
+def ap2(x):
+    """The approximate power of two AP2(x) = sign(x) * 2**rint(log2 |x|) of a float array; AP2(0) = 0.
+
+    Without a logarithm: x = m * 2**e with m in [1, 2) goes to 2**e where m < sqrt(2), else to 2**(e + 1). Added to the bits of
+    m, 2 - sqrt(2) carries into those of e just then. Numbers below the smallest normal one become 0 or that one.
+    """
+    x = np.asarray(x)
+    if x.dtype != np.float32:
+        x = x.astype(np.float64, copy=False)
+    carry, exponent = latent.ap2_constants(x.dtype)
+    bits = x.view(carry.dtype)
+    sign = np.iinfo(bits.dtype).min
+    with np.errstate(over="ignore"):  # a NaN's bits
+        power = ((bits & ~sign) + carry) & exponent | (bits & sign)
+    return np.where(np.isnan(x), x, power.view(x.dtype))
+
+
+def _channel_means(x):
+    return x.mean(axis=tuple(range(x.ndim - 1)), dtype=np.float64)
+
+
+def shift_statistics(x, eps):
+    """Mean and inverse deviation of each channel by shifts: mean(x), 1 / sqrt(mean(c * AP2(c)) + eps) with c = x - mean."""
+    mean = _channel_means(x)
+    centred = x - mean.astype(x.dtype)
+    return mean, 1 / np.sqrt(np.maximum(_channel_means(centred * ap2(centred)), 0) + eps)
+
+
+class ShiftBatchNorm(Function):
+    """y = AP2(gamma) * c * AP2(rstd) + beta, c = x - mean: batch norm whose products are shifts. arXiv:1602.02830.
+
+    Backward, as in the authors' Torch code, with s = AP2(rstd):
+        dx     = (g - mean(g) - AP2(c) * s**2 * mean(AP2(c) * g)) * s * AP2(gamma)
+        dgamma = sum(g * AP2(c * s)), dbeta = sum(g)
+    With given statistics only dx = g * s * AP2(gamma).
+    """
+
+    def forward(self, x, gamma, beta, mean, rstd, training):
+        self.centred, self.training = x - mean.astype(x.dtype), training
+        self.gamma, self.rstd = ap2(gamma), ap2(rstd).astype(x.dtype)
+        return self.centred * (self.rstd * self.gamma) + beta
+
+    def backward(self, grad_output):
+        g, axes = grad_output, tuple(range(grad_output.ndim - 1))
+        grad_gamma = np.sum(g * ap2(self.centred * self.rstd), axis=axes, dtype=np.float64).astype(g.dtype)
+        grad_beta = np.sum(g, axis=axes, dtype=np.float64).astype(g.dtype)
+        if self.training:
+            shifted = ap2(self.centred)
+            slope = (_channel_means(shifted * g) * self.rstd.astype(np.float64) ** 2).astype(g.dtype)
+            g = g - _channel_means(g).astype(g.dtype) - shifted * slope
+        return g * (self.rstd * self.gamma), grad_gamma, grad_beta
+
+
+def shift_batch_norm(x, gamma, beta, mean, rstd, training=False):
+    """Shift-based batch norm of the last axis with given statistics (float64 arrays (C,)); see ``ShiftBatchNorm``."""
+    return ShiftBatchNorm.apply(x, gamma, beta, mean=mean, rstd=rstd, training=training)
+
+
+class LowPrecisionBatchNorm(Function):
+    """y = gamma * q((x - mean) * rstd) + beta; of the activations only the codes of q are kept. arXiv:1702.08231.
+
+    Backward is that of batch norm with q in the place of what it was rounded from; q itself passes the gradient on.
+    """
+
+    def forward(self, x, gamma, beta, mean, rstd, quantizer, training):
+        self.gamma, self.rstd, self.training, self.quantizer = gamma, rstd, training, quantizer
+        normal = elementwise.channel_affine(np.ascontiguousarray(x), rstd, -mean * rstd)
+        self.codes, self.saved = quantizer.encode_and_save(normal)
+        return elementwise.channel_affine(self.codes.decode(x.dtype), gamma, beta)
+
+    def backward(self, grad_output):
+        g, q = np.ascontiguousarray(grad_output), self.codes.decode(grad_output.dtype)
+        sum_g, sum_gq = elementwise.channel_sums(g, q)
+        inner = self.quantizer.grad(self.saved, g)
+        scale, rows = self.gamma * self.rstd, q.size // q.shape[-1]
+        if self.training:
+            sums = elementwise.channel_sums(inner, q) if inner is not g else (sum_g, sum_gq)
+            grad_x = elementwise.channel_blend(inner, q, scale, -scale * sums[1] / rows, -scale * sums[0] / rows)
+        else:
+            grad_x = elementwise.channel_affine(inner, scale, np.zeros_like(scale))
+        return grad_x, sum_gq.astype(g.dtype), sum_g.astype(g.dtype)
+
+
+def low_precision_batch_norm(x, gamma, beta, mean, var, quantizer, eps=1e-4, training=False):
+    """Batch norm of the last axis whose activations are quantized in its middle; see ``LowPrecisionBatchNorm``."""
+    return LowPrecisionBatchNorm.apply(x, gamma, beta, mean=mean, rstd=1 / np.sqrt(var + eps), quantizer=quantizer,
+                                       training=training)

@@ -7,7 +7,15 @@ import numpy as np
 from bitnet import execution, functional
 from bitnet.functional import as_tensor
 from bitnet.kernels import direct
-from bitnet.quantizers import DoReFaActivation, DoReFaGradient
+from bitnet.quantizers import (
+    BitwiseWeight,
+    DoReFaActivation,
+    DoReFaGradient,
+    NormalizedActivation,
+    Quantizer,
+    XNORActivation,
+    XNORWeight,
+)
 from bitnet.tensor import Tensor, is_recording
 
 
@@ -17,6 +25,11 @@ class Parameter(Tensor):
     def __init__(self, data, weight_decay=0.0):
         super().__init__(data, requires_grad=True)
         self.weight_decay = weight_decay
+
+    @property
+    def stored(self):
+        """The array that is kept, in memory and on disk."""
+        return self.data
 
 
 def he_normal(rng, shape, fan_in):
@@ -70,7 +83,7 @@ class Module:
 
     def state_dict(self):
         """Copies of all parameters and buffers by dotted name."""
-        state = {name: parameter.data.copy() for name, parameter in self.named_parameters().items()}
+        state = {name: parameter.stored.copy() for name, parameter in self.named_parameters().items()}
         return state | {name: buffer.copy() for name, buffer in self.named_buffers().items()}
 
     def load_state_dict(self, state):
@@ -80,7 +93,7 @@ class Module:
         ------
         ValueError : names or shapes are not those of this module; nothing is changed then.
         """
-        targets = {name: parameter.data for name, parameter in self.named_parameters().items()} | self.named_buffers()
+        targets = {name: parameter.stored for name, parameter in self.named_parameters().items()} | self.named_buffers()
         missing, unexpected = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys())
         if missing or unexpected:
             raise ValueError(f"the state is of another model: missing {missing or 'nothing'}, "
@@ -92,9 +105,10 @@ class Module:
             target[...] = state[name]
 
     def train(self, mode=True):
-        """Switch this module and all below it to training (dropout, batch statistics)."""
+        """Switch this module and all below it to training (dropout, batch statistics, stochastic quantizers)."""
         for module in self.named_modules().values():
-            module.training = mode
+            for part in (module, *module._attributes(Quantizer).values()):
+                part.training = mode
         return self
 
     def eval(self):
@@ -138,6 +152,18 @@ class Lambda(Module):
         return self.function(x)
 
 
+def _learned_scales(quantizer):
+    scales = quantizer.initial_scales if quantizer else None
+    return None if scales is None else Parameter(np.array(scales, np.float32))
+
+
+def quantized_weight(layer):
+    """What the weight quantizer of a Conv2d or Linear makes of its weight, and of the scales that it learns."""
+    if layer.weight_quantizer is None:
+        return layer.weight
+    return layer.weight_quantizer(layer.weight, *[] if layer.weight_scales is None else [layer.weight_scales])
+
+
 class Conv2d(Module):
     """Convolution, float or quantized; ``None`` in the place of a quantizer means full precision.
 
@@ -156,14 +182,15 @@ class Conv2d(Module):
         shape = (*kernel, in_channels // groups, out_channels)
         self.weight = Parameter(he_normal(rng, shape, kernel[0] * kernel[1] * in_channels // groups))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
+        self.weight_scales = _learned_scales(weight_quantizer)
         self.stride, self.padding, self.groups = stride, padding, groups
         self.weight_quantizer, self.input_quantizer, self.grad_quantizer = weight_quantizer, input_quantizer, grad_quantizer
 
     def forward(self, x):
         x = self.input_quantizer(x) if self.input_quantizer else x
-        weight = self.weight_quantizer(self.weight) if self.weight_quantizer else self.weight
         with execution.layer(self.name):
-            return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.groups, self.grad_quantizer)
+            return functional.conv2d(x, quantized_weight(self), self.bias, self.stride, self.padding, self.groups,
+                                     self.grad_quantizer)
 
 
 class Linear(Module):
@@ -174,13 +201,13 @@ class Linear(Module):
         rng = np.random.default_rng(0) if rng is None else rng
         self.weight = Parameter(he_normal(rng, (in_features, out_features), in_features), weight_decay)
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
+        self.weight_scales = _learned_scales(weight_quantizer)
         self.weight_quantizer, self.input_quantizer, self.grad_quantizer = weight_quantizer, input_quantizer, grad_quantizer
 
     def forward(self, x):
         x = self.input_quantizer(x) if self.input_quantizer else x
-        weight = self.weight_quantizer(self.weight) if self.weight_quantizer else self.weight
         with execution.layer(self.name):
-            return functional.linear(x, weight, self.bias, self.grad_quantizer)
+            return functional.linear(x, quantized_weight(self), self.bias, self.grad_quantizer)
 
 
 class BatchNorm(Module):
@@ -257,13 +284,13 @@ def conv_block(x, conv, norm, act, pool=None):
     Where all of it is quantized by DoReFa's rules this is one fused Function, and the same bits come out.
     """
     x = as_tensor(x)
-    if not (_fusing and x.codes is not None and conv.weight_quantizer and conv.bias is None
+    if not (_fusing and x.codes is not None and conv.weight_quantizer and conv.weight_quantizer.one_scale and conv.bias is None
             and type(conv.grad_quantizer) is DoReFaGradient and type(act.quantizer) is DoReFaActivation
             and conv.input_quantizer is None and (norm.training or not is_recording()) and _side_by_side(pool)):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
     with execution.layer(conv.name):
-        weight = conv.weight_quantizer(conv.weight)
+        weight = quantized_weight(conv)
         return functional.ConvBlock.apply(
             x, weight, norm.gamma, norm.beta, conv=functional.convolution_of(x, weight, conv.stride, conv.padding, conv.groups),
             norm=norm, pool=pool.size if pool else 1, quantizer=act.quantizer, grad_quantizer=conv.grad_quantizer)
@@ -314,3 +341,159 @@ class Flatten(Module):
 
     def forward(self, x):
         return x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
+
+
+class DiscreteParameter(Parameter):
+    """A weight that exists as places in a discrete space only, one byte each: no float copy is kept anywhere.
+
+    Parameters
+    ----------
+    data : float array, rounded to the nearest numbers of the space
+    space : GXNORWeight
+
+    ``raw`` is Codes where an encoding holds the space; ``data`` is a float32 view, made anew each time.
+    """
+
+    def __init__(self, data, space):
+        self.space, self.places = space, space.places(data)
+        self.requires_grad, self.grad, self.weight_decay, self._function = True, None, 0.0, None
+
+    @property
+    def stored(self):
+        return self.places
+
+    @property
+    def raw(self):
+        return self.space.at(self.places)
+
+    @property
+    def codes(self):
+        raw = self.raw
+        return None if isinstance(raw, np.ndarray) else raw
+
+    @property
+    def data(self):
+        raw = self.raw
+        return raw if isinstance(raw, np.ndarray) else raw.decode()
+
+    @data.setter
+    def data(self, array):
+        self.places[...] = self.space.places(array)
+
+
+class XNORConv2d(Conv2d):
+    """XNOR-Net's convolution (arXiv:1603.05279): +-1 filters and inputs, multiplied by both their scales.
+
+        y = (sign(x) * sign(W)) . alpha . K,  alpha = mean |W| of each filter,  K = mean over channels of |x|, box-filtered:
+        averaged over the filter's window (zeros count where it leaves the image)
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, grad_quantizer, rng : see ``Conv2d``
+    scale_map : multiply by K, as in the paper; the authors' program does not, which costs less than one per cent according to
+    them
+    through_map : let the gradient flow through K; False takes it for a constant. The sources this follows do not tell
+    gradient : of the weight, see ``XNORWeight``
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, scale_map=True, through_map=True,
+                 gradient="paper", grad_quantizer=None, rng=None):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, weight_quantizer=XNORWeight(gradient),
+                         input_quantizer=XNORActivation(), grad_quantizer=grad_quantizer, rng=rng)
+        self.scale_map, self.through_map = scale_map, through_map
+
+    def forward(self, x):
+        y = super().forward(x)
+        if not self.scale_map:
+            return y
+        kernel = self.weight.shape[:2]
+        magnitude = functional.mean_magnitude(x if self.through_map else x.detach())
+        box = Tensor(np.full((*kernel, 1, 1), 1 / (kernel[0] * kernel[1]), x.data.dtype))
+        with execution.layer(f"{self.name}.map"):
+            return y * functional.conv2d(magnitude, box, None, self.stride, self.padding)
+
+
+class ShiftBatchNorm(Module):
+    """Shift-based batch normalisation of the last axis (arXiv:1602.02830): every product with a power of two.
+
+    Parameters
+    ----------
+    channels : size of the last axis
+    momentum : what is kept of the running statistics in each training step. The authors' program keeps running means and
+        inverse deviations and moves them by 1/8 a step
+    eps : added to the variance
+    """
+
+    def __init__(self, channels, momentum=0.875, eps=1e-5):
+        self.gamma, self.beta = Parameter(np.ones(channels, np.float32)), Parameter(np.zeros(channels, np.float32))
+        self.running_mean, self.running_rstd = np.zeros(channels), np.ones(channels)
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x):
+        if not self.training:
+            return functional.shift_batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_rstd)
+        mean, rstd = functional.shift_statistics(x.data, self.eps)
+        for running, batch in ((self.running_mean, mean), (self.running_rstd, rstd)):
+            running *= self.momentum
+            running += (1 - self.momentum) * batch
+        return functional.shift_batch_norm(x, self.gamma, self.beta, mean, rstd, training=True)
+
+
+class LowPrecisionBatchNorm(BatchNorm):
+    """Batch normalisation whose activations are quantized in its middle (Graham, arXiv:1702.08231).
+
+    Parameters
+    ----------
+    channels, momentum, eps : see ``BatchNorm``
+    bits, step, mask : of the grid, see ``NormalizedActivation``
+    """
+
+    def __init__(self, channels, bits=2, step=None, mask=False, momentum=0.9, eps=1e-4):
+        super().__init__(channels, momentum, eps)
+        self.quantizer = NormalizedActivation(bits, step, mask)
+
+    def forward(self, x):
+        mean, var = self.statistics(lambda: functional.batch_statistics(x.data))
+        return functional.low_precision_batch_norm(x, self.gamma, self.beta, mean, var, self.quantizer, self.eps, self.training)
+
+
+class BitwiseLinear(Module):
+    """A layer of a Bitwise Neural Network (arXiv:1601.06071), with both of its stages.
+
+        stage 1    a = tanh(b) + x @ tanh(W), all in float
+        stage 2    a = b_q + x @ W_q, on bits; the latent W and b, which collect the updates, start from stage 1's tanh(W),
+        tanh(b)
+
+    Parameters
+    ----------
+    in_features, out_features : of the layer
+    zeros : share of weights that are 0 in stage 2, see ``BitwiseWeight``
+    rng : numpy Generator of the initial weights, Glorot's uniform ones
+    """
+
+    def __init__(self, in_features, out_features, zeros=0.0, rng=None):
+        rng = np.random.default_rng(0) if rng is None else rng
+        self.weight = Parameter(glorot_uniform(rng, (in_features, out_features), in_features, out_features))
+        self.bias = Parameter(np.zeros(out_features, np.float32))
+        self.weight_quantizer, self.bias_quantizer = BitwiseWeight(zeros), BitwiseWeight()
+        self.bits = np.zeros(1)  # a buffer, so that a checkpoint knows the stage: 0 or 1
+
+    @property
+    def stage(self):
+        """1 or 2."""
+        return 1 + int(self.bits[0])
+
+    def start_bits(self):
+        """Go from stage 1 to stage 2; in stage 2 nothing happens."""
+        if self.stage == 1:
+            for parameter in (self.weight, self.bias):
+                parameter.data = np.tanh(parameter.data)
+            self.bits[0] = 1
+
+    def forward(self, x):
+        if self.stage == 1:
+            weight, bias = functional.tanh(self.weight), functional.tanh(self.bias)
+        else:
+            weight, bias = self.weight_quantizer(self.weight), self.bias_quantizer(self.bias)
+        with execution.layer(self.name):
+            return functional.linear(x, weight) + bias

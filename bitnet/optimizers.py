@@ -3,7 +3,8 @@
 import numpy as np
 
 from bitnet import execution
-from bitnet.kernels import elementwise
+from bitnet.functional import ap2
+from bitnet.kernels import elementwise, latent
 
 
 class Optimizer:
@@ -109,3 +110,120 @@ class ExponentialDecay:
 
     def __call__(self, epoch):
         return self.lr * (self.last / self.lr) ** (epoch / max(1, self.epochs - 1))
+
+
+class ShiftAdaMax(Optimizer):
+    """Shift-based AdaMax (Courbariaux, Hubara et al., arXiv:1602.02830): every product with a power of two.
+
+        m = beta1 * m + (1 - beta1) * g
+        v = AP2(max(beta2 * v, |g|)) + eps
+        w -= AP2(lr / (1 - beta1**step)) * m / v
+
+    beta1 = 1 - 2**-3, beta2 = 1 - 2**-10 and lr = 2**-10 are the paper's; the authors' Torch code has 0.9, 0.999 and 2**-6,
+    and it is the code that keeps v rounded. ``paper=True`` keeps v as it is and rounds it where it divides.
+    """
+
+    slots = ("mean", "largest")
+
+    def __init__(self, parameters, lr=2.0**-10, beta1=1 - 2.0**-3, beta2=1 - 2.0**-10, eps=2.0**-27, weight_decay=0.0,
+                 paper=False):
+        super().__init__(parameters, lr, weight_decay)
+        self.beta1, self.beta2, self.eps, self.paper = beta1, beta2, eps, paper
+
+    def update(self, data, grad, decay, mean, largest):
+        rate = float(ap2(self.lr / (1 - self.beta1**self.steps)))
+        latent.shift_adamax(data, grad, mean, largest, rate, self.beta1, self.beta2, self.eps, decay, self.paper)
+
+
+class DST(Adam):
+    """Discrete state transition (Deng et al., arXiv:1705.09283): Adam's step as the probability of a jump.
+
+    A ``layers.DiscreteParameter`` moves in its space by ``GXNORWeight.move`` of the step that Adam would take; only Adam's
+    moments are floats. Other parameters (batch norm's) take the step itself.
+    """
+
+    def step(self):
+        self.steps += 1
+        for parameter, state in zip(self.parameters, self.state, strict=True):
+            if parameter.grad is None:
+                continue
+            space = getattr(parameter, "space", None)
+            data = np.ascontiguousarray(parameter.data) if space is None else np.zeros(parameter.shape, np.float32)
+            grad = np.ascontiguousarray(parameter.grad, data.dtype)
+            self.update(data, grad, self.weight_decay + parameter.weight_decay, **state)
+            if space is None:
+                parameter.data = data
+            else:  # started from 0, so it is the step alone
+                parameter.places[...] = space.move(parameter.places, data)
+
+
+class Latent:
+    """An optimizer whose updates of some parameters are followed by rules: clipping, larger steps, centring.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    rules : list of (parameter, rule, ...)   # rule(after, before) changes the array ``after`` in place
+    """
+
+    def __init__(self, optimizer, rules):
+        self.optimizer, self.rules = optimizer, [(parameter, functions) for parameter, *functions in rules]
+
+    @property
+    def lr(self):
+        return self.optimizer.lr
+
+    @lr.setter
+    def lr(self, value):
+        self.optimizer.lr = value
+
+    @property
+    def parameters(self):
+        return self.optimizer.parameters
+
+    def step(self):
+        """Update every parameter once, then apply the rules."""
+        before = [parameter.data.copy() for parameter, _ in self.rules]
+        self.optimizer.step()
+        for (parameter, functions), old in zip(self.rules, before, strict=True):
+            if parameter.grad is not None:
+                for function in functions:
+                    function(parameter.data, old)
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        self.optimizer.zero_grad()
+
+    def state_dict(self):
+        """That of the optimizer: rules have no state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state):
+        """Take over a ``state_dict``."""
+        self.optimizer.load_state_dict(state)
+
+
+def clip_rule(bound=1.0):
+    """Limit a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
+    return lambda after, before: np.clip(after, -bound, bound, out=after)
+
+
+def glorot_factor(fan_in, fan_out, power_of_two=False):
+    """1 / sqrt(1.5 / (fan_in + fan_out)), by which BinaryConnect's authors lengthen the steps of a weight.
+
+    ``power_of_two`` rounds it, as the shift-based optimizer of BNN's authors does.
+    """
+    factor = np.sqrt((fan_in + fan_out) / 1.5)
+    return float(ap2(factor) if power_of_two else factor)
+
+
+def scaled_clip_rule(factor, bound=1.0):
+    """A step ``factor`` times as long, then clipped: clip(before + factor * (after - before), -bound, bound)."""
+    return lambda after, before: latent.scaled_clip(after, before, factor, bound)
+
+
+def centre_rule():
+    """Subtract from a weight (kh, kw, in, out) its mean over input channels, as XNOR-Net's authors do."""
+    def rule(after, before):
+        after -= after.mean(axis=-2, keepdims=True, dtype=np.float64).astype(after.dtype)
+    return rule

@@ -7,6 +7,9 @@ whichever kernels run and on however many threads.
 
 from contextlib import contextmanager
 
+import numpy as np
+
+from bitnet.kernels.draws import uniform_array
 from bitnet.kernels.noise import key_of
 
 _state = (0, 0)
@@ -45,3 +48,8 @@ def preserved():
         yield
     finally:
         set_state(state)
+
+
+def uniform(shape):
+    """The next draw as an array of ``shape``: float32 in (0, 1), never 0 nor 1."""
+    return uniform_array(shape, next_key()) + np.float32(0.5)

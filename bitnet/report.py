@@ -283,7 +283,7 @@ def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
     for place, index in enumerate(wrong):
         y, x = divmod(place, columns)
         # one pair of axes for all pictures, each 1 x 1 in it: a grid of axes takes four times as long to draw
-        axes.imshow(digits.images[index], extent=(1.1 * x, 1.1 * x + 1, 1.45 * y + 1, 1.45 * y))
+        axes.imshow(digits.images[index], cmap="gray", vmin=0, vmax=255, extent=(1.1 * x, 1.1 * x + 1, 1.45 * y + 1, 1.45 * y))
         label, prediction = digits.labels[index], evaluation.predictions[index]
         text = f"{label} taken for {prediction}\n{confidence[index]:.1%} sure"
         axes.text(1.1 * x + 0.5, 1.45 * y - 0.05, text, ha="center", va="bottom", fontsize=8, color=INK)
@@ -294,14 +294,14 @@ def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
     _write(figure, path)
 
 
-def _figure(title, width, height, columns=1):
+def _figure(title, width, height, columns=1, rows=1):
     # without pyplot: no global state, no window, and nothing to close
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     figure.suptitle(title, fontsize=11, color=INK)
-    axes = figure.subplots(1, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -30,6 +30,10 @@ class NonFiniteError(ArithmeticError):
 class Callback:
     """What a :class:`Trainer` calls while it trains. Gradients of the step are still there in ``on_step``."""
 
+    def measure(self, trainer):
+        """What to add to the record of an epoch before it is saved: a dict. The model must be left as it was."""
+        return {}
+
     def on_step(self, trainer):
         """After the update of a step; ``trainer.loss`` is its loss."""
 
@@ -55,6 +59,8 @@ class Trainer:
     config : dict or None            # JSON-able; what of the run's configuration must not change on a resume
     notes : dict or None             # JSON-able; what may change: kept in the checkpoint, compared with nothing
     callbacks : sequence of Callback
+    loss : callable or None          # (logits, batch, trainer) -> loss; None: softmax cross entropy with the labels
+    prepare : callable or None       # called with the trainer before every step: what depends on ``trainer.progress``
     Attributes
     ----------
     epoch, step : int                # epochs completed, and steps done in the one after them
@@ -64,14 +70,14 @@ class Trainer:
 
     def __init__(
         self, model, train, test, *, epochs, batch_size=32, optimizer=None, schedule=None, seed=0, augment=None,
-        checkpoint=None, save_every=0, config=None, notes=None, callbacks=(),
+        checkpoint=None, save_every=0, config=None, notes=None, callbacks=(), loss=None, prepare=None,
     ):  # fmt: skip
         self.model, self.test, self.epochs = model, test, epochs
         self.loader = Loader(train, batch_size, seed=seed, augment=augment)
         self.optimizer = optimizer or optimizers.Adam(model.parameters(), lr=1e-3, eps=1e-5)
         self.schedule = schedule
         self.checkpoint, self.save_every, self.callbacks = checkpoint, save_every, list(callbacks)
-        self.notes = notes or {}
+        self.notes, self.loss_function, self.prepare = notes or {}, loss or _cross_entropy, prepare
         self.config = {
             **(config or {}), "batch_size": batch_size, "seed": seed,
             "training_data": fingerprint(train), "test_data": fingerprint(test),
@@ -136,10 +142,12 @@ class Trainer:
     @execution.layer("rest of the step")
     def train_step(self, batch):
         """Forward, backward and update for one batch."""
+        if self.prepare is not None:
+            self.prepare(self)
         noise = random.get_state()
         self.optimizer.zero_grad()
         logits = self.model(batch.images)
-        loss = functional.softmax_cross_entropy(logits, batch.labels)
+        loss = self.loss_function(logits, batch, self)
         self.loss = float(loss.data)
         # a quantizer turns NaN into some code: batch norm's statistics may tell of trouble that the loss does not see
         if not math.isfinite(self.loss) or not all_finite(*self.model.named_buffers().values()):
@@ -172,6 +180,8 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "lr": self.optimizer.lr,
         }
+        for callback in self.callbacks:
+            record |= callback.measure(self)
         self.history.append(record)
         self.step, self.loss_sum, self.correct, self.seen, self.step_seconds = 0, 0.0, 0, 0, 0.0
         return record
@@ -180,6 +190,11 @@ class Trainer:
     def seconds(self):
         """Time spent in ``run``, evaluations and saves included, over all resumes."""
         return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    @property
+    def progress(self):
+        """How much of the run is done, 0 to 1."""
+        return (self.epoch + self.step / self.loader.steps_per_epoch) / self.epochs
 
     @property
     def where(self):
@@ -230,6 +245,10 @@ class Trainer:
         self.epoch, self.step, self.history = more["epoch"], more["step"], more["history"]
         self.loss_sum, self.correct, self.seen = more["loss_sum"], more["correct"], more["seen"]
         self.step_seconds, self._seconds_before = more["step_seconds"], more["seconds"]
+
+
+def _cross_entropy(logits, batch, trainer):
+    return functional.softmax_cross_entropy(logits, batch.labels)
 
 
 def refuse_contradictions(path, saved, wanted):

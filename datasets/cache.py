@@ -3,7 +3,7 @@
 A cache file is named after its recipe, that is everything its pixels depend on (checksum of the source, size, version
 of the code below), so a changed source simply asks for another file. In the file:
 
-    images  uint8 (N, size, size, 3), contiguous: a plain run of bytes from images.id.get_offset(), as np.memmap wants
+    images  uint8 (N, size, size, channels), contiguous: a plain run of bytes from images.id.get_offset(), as np.memmap wants
     labels  uint8 (N,)
     recipe, notes   attributes: JSON text; the notes are told at every start (e.g. skipped entries)
 
@@ -36,7 +36,7 @@ class Source:
     """Images on their way into the cache.
 
     labels : uint8 array, shape (N,)
-    chunks : iterator of uint8 arrays, shape (n, size, size, 3)   # N images in all, never all at once
+    chunks : iterator of uint8 arrays, shape (n, size, size, channels)   # N images in all, never all at once
     notes : list of str                                           # kept with the images, told at every start
     """
 
@@ -50,7 +50,7 @@ def cache_folder(cache_dir=None):
     return Path(cache_dir or os.environ.get("BITNET_CACHE") or pooch.os_cache("bitnet")).expanduser()
 
 
-def cached(stem, recipe, build, size, cache_dir=None, large=False):
+def cached(stem, recipe, build, size, cache_dir=None, large=False, channels=3):
     """Images by their recipe: from the cache, or built into it.
 
     Parameters
@@ -61,30 +61,33 @@ def cached(stem, recipe, build, size, cache_dir=None, large=False):
     size : int                 # side of the images
     cache_dir : str, Path or None
     large : bool               # True where the images must not be held in memory
+    channels : int             # 3: RGB, 1: grey
     Returns
     -------
-    images : uint8 np.memmap (read-only), or ndarray where the cache cannot be written, shape (N, size, size, 3)
+    images : uint8 np.memmap (read-only), or ndarray where the cache cannot be written, (N, size, size, channels)
     labels : uint8 array, shape (N,)
     messages : list of str     # the notes, and what went wrong with the cache
     Raises
     ------
     DataError : the cache cannot be written and `large` is set, or whatever `build` raises.
     """
-    recipe = json.dumps({"version": VERSION, "size": size, **recipe}, sort_keys=True)
+    recipe = json.dumps({"version": VERSION, "size": size, **({} if channels == 3 else {"channels": channels}), **recipe},
+                        sort_keys=True)  # fmt: skip
+    shape = (size, size, channels)
     folder = cache_folder(cache_dir)
     path = folder / f"{stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.h5"
-    if found := _read(path, recipe, size):
+    if found := _read(path, recipe, shape):
         return found
     source = build()
     try:
-        _write(path, recipe, source, size)
-        if found := _read(path, recipe, size):
+        _write(path, recipe, source, shape)
+        if found := _read(path, recipe, shape):
             return found
         raise OSError("what was written there does not read back")
     except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
-        if found := _read(path, recipe, size):  # another process was faster
+        if found := _read(path, recipe, shape):  # another process was faster
             return found
-        need = f"{len(source.labels):,} images, {len(source.labels) * size * size * 3 / 1e9:.1f} GB"
+        need = f"{len(source.labels):,} images, {len(source.labels) * size * size * channels / 1e9:.1f} GB"
         if large:
             raise DataError(
                 f"{folder}: expected a cache folder with room for {need}, found that it cannot be written ({error}); "
@@ -95,23 +98,23 @@ def cached(stem, recipe, build, size, cache_dir=None, large=False):
         return np.concatenate(list(source.chunks)), source.labels, [*source.notes, note]
 
 
-def _read(path, recipe, size):
+def _read(path, recipe, shape):
     """The content of a cache file; None where it is missing, damaged, or of another recipe."""
     try:
         # no lock: the file never changes under its final name, and some file systems have no locks
         with h5py.File(path, "r", locking=False) as file:
             images, labels, notes = file["images"], file["labels"][:], json.loads(file.attrs["notes"])
-            offset, shape = images.id.get_offset(), images.shape
+            offset, found = images.id.get_offset(), images.shape
             right = file.attrs["recipe"] == recipe and images.dtype == np.uint8 and labels.dtype == np.uint8
-        right = right and offset is not None and shape == (len(labels), size, size, 3)
+        right = right and offset is not None and found == (len(labels), *shape)
         if not right:
             return None
-        return np.memmap(path, np.uint8, "r", offset, shape), labels, notes  # raises where the file is too short
+        return np.memmap(path, np.uint8, "r", offset, found), labels, notes  # raises where the file is too short
     except (OSError, KeyError, ValueError, RuntimeError):
         return None
 
 
-def _write(path, recipe, source, size):
+def _write(path, recipe, source, shape):
     """Write a cache file so that nobody ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob("*.tmp"):
@@ -124,7 +127,7 @@ def _write(path, recipe, source, size):
         with h5py.File(temporary, "w") as file:
             file.attrs["recipe"], file.attrs["notes"] = recipe, json.dumps(source.notes)
             file["labels"] = source.labels
-            images = file.create_dataset("images", (len(source.labels), size, size, 3), np.uint8)
+            images = file.create_dataset("images", (len(source.labels), *shape), np.uint8)
             start = 0
             for chunk in source.chunks:
                 images[start : start + len(chunk)] = chunk

@@ -15,7 +15,7 @@ class Digits:
 
     Parameters
     ----------
-    images : uint8 array, shape (N, size, size, 3)   # RGB; an ndarray, or a read-only np.memmap of the cache
+    images : uint8 array, shape (N, size, size, C)   # C = 3: RGB, C = 1: grey; or a read-only np.memmap of the cache
     labels : uint8 array, shape (N,)                 # 0..9, a digit's label is its value
     name : str                                       # for people, e.g. "SVHN train (subset of 8,000)"
     generated : bool                                 # True for the built-in generated digits
@@ -31,9 +31,10 @@ class Digits:
 
     def __post_init__(self):
         images, labels = self.images, self.labels
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] not in (1, 3):
             raise DataError(
-                f"{self.name}: expected uint8 images of shape (N, size, size, 3), found {images.dtype} {images.shape}"
+                f"{self.name}: expected uint8 images of shape (N, size, size, 3) or (N, size, size, 1), found {images.dtype} "
+                f"{images.shape}"
             )
         if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
             raise DataError(

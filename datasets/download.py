@@ -1,4 +1,4 @@
-"""Fetch SVHN's format 2 files: pooch keeps the book (checksum, nothing half-done under the final name), we transfer.
+"""Fetch published files: pooch keeps the book (checksum, nothing half-done under the final name), we transfer.
 
 A transfer goes to NAME.part beside the target and resumes there with an HTTP Range request, in this run or a later one.
 Nothing that exists is ever replaced.
@@ -53,9 +53,27 @@ def fetch_svhn(folder, split, url=None):
         folder cannot be written.
     """
     path = format2_file(folder, split)
+    return fetch(base_url(url) + path.name, path, OFFICIAL[split][0], "BITNET_SVHN_URL")
+
+
+def fetch(address, path, md5, variable):
+    """Fetch an address into the file ``path`` unless it exists, checked against its md5.
+
+    Parameters
+    ----------
+    address : str
+    path : Path
+    md5 : str
+    variable : str      # of the environment, in which a mirror can be named; for messages
+    Returns
+    -------
+    message : str       # what was fetched
+    Raises
+    ------
+    DataError : as in fetch_svhn.
+    """
     if path.exists():
         return f"{path.name}: exists, not fetched"
-    address, md5 = base_url(url) + path.name, OFFICIAL[split][0]
     part = path.with_name(f"{path.name}.part")
     # what is left of an earlier run may be of another file: if it leads to a wrong md5, once more from the start
     for resumed in [True, False] if part.exists() else [False]:
@@ -73,7 +91,7 @@ def fetch_svhn(folder, split, url=None):
                 found = re.search(r"got (\w+)", str(error))
                 raise DataError(
                     f"{address}: expected content with md5 {md5}, found {found[1] if found else 'another'}; what was "
-                    "fetched is removed; try again later, or name a mirror in BITNET_SVHN_URL"
+                    f"fetched is removed; try again later, or name a mirror in {variable}"
                 ) from None
         except OSError as error:
             raise DataError(f"{path.parent}: expected a folder to write {path.name} into, found {error}") from None

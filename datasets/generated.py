@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .cache import Source, cached
 from .digits import DataError, Digits
-from .images import CROP, resize
+from .images import CROP, luminance, resize
 
 VERSION = 2  # raise it when any picture would change
 TRAIN_COUNT, TEST_COUNT = 8000, 1000
@@ -76,26 +76,28 @@ def load_generated(split, count=None, size=40, seed=0, cache_dir=None):
     return digits
 
 
-def read_generated(split, count, size, seed, cache_dir=None):
-    """Like load_generated, with its messages: (digits, messages)."""
+def read_generated(split, count, size, seed, cache_dir=None, grey=False):
+    """Like load_generated, with its messages: (digits, messages). ``grey``: images (N, size, size, 1), luminance alone."""
     if split not in _SPLITS:
         raise DataError(f"expected the split train or test of the generated digits, found {split!r}")
     if count < 1 or seed < 0:
         raise DataError(f"expected at least 1 generated digit and a seed >= 0, found {count} and {seed}")
     images, labels, messages = cached(
-        f"generated-{split}-{size}",
+        f"generated-{split}-{size}{'-grey' * grey}",
         {"generator": VERSION, "split": split, "count": count, "seed": seed},
-        lambda: _source(split, count, size, seed),
+        lambda: _source(split, count, size, seed, grey),
         size,
         cache_dir,
+        channels=1 if grey else 3,
     )
     return Digits(images, labels, f"generated digits, {split}", generated=True), messages
 
 
-def _source(split, count, size, seed):
+def _source(split, count, size, seed, grey):
     labels = np.array([_label(seed, split, index) for index in range(count)], np.uint8)
     indices = tqdm(range(count), f"drawing {split} digits", unit="", disable=None)
-    return Source(labels, (resize(draw_digit(seed, split, index)[None], size) for index in indices))
+    chunks = (resize(draw_digit(seed, split, index)[None], size) for index in indices)
+    return Source(labels, map(luminance, chunks) if grey else chunks)
 
 
 def _random(*key):

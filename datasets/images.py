@@ -35,6 +35,11 @@ def resize(images, size):
     return resized
 
 
+def luminance(images):
+    """RGB to grey, uint8 (N, H, W, 3) to (N, H, W, 1), with the weights of ITU-R BT.601."""
+    return ((images @ np.array([[299], [587], [114]]) + 500) // 1000).astype(np.uint8)
+
+
 def square_crop(image, left, top, width, height):
     """Cut a box out of a picture as SVHN does: extended in its shorter direction to a square, resized to 32 x 32.
 

@@ -34,7 +34,7 @@ class Augmentation:
 
 @dataclass
 class Batch:
-    """images : float32 (B, size, size, 3), pixel / 256;  labels : int64 (B,);  indices : int64 (B,) into the digits."""
+    """images : float32 (B, size, size, C), pixel / 256;  labels : int64 (B,);  indices : int64 (B,) into the digits."""
 
     images: np.ndarray
     labels: np.ndarray

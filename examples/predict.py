@@ -13,7 +13,7 @@ import numpy as np
 import bitnet
 from bitnet import functional
 from bitnet.checkpoint import CheckpointError
-from bitnet.datasets import DataError, prepare_image
+from bitnet.datasets import DataError, luminance, prepare_image
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,15 +30,16 @@ def main(argv=None):
         model = bitnet.load(given.model)
     except CheckpointError as error:
         return complain(error)
+    size, _, channels = getattr(model, "image", (40, 40, 3))
     code = 0
     for path in given.images:
         try:
-            image = prepare_image(path)
+            image = prepare_image(path, size)[None]
         except DataError as error:
             code = complain(error)
             continue
         with bitnet.no_grad():
-            logits = model(image[None].astype(np.float32) / np.float32(256))
+            logits = model((image if channels == 3 else luminance(image)).astype(np.float32) / np.float32(256))
         probabilities = functional.softmax(logits.data)[0]
         print(f"{path}  {probabilities.argmax()}  {probabilities.max():.4f}", flush=True)
     return code

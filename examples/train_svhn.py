@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import bitnet
-from bitnet import execution, frozen, models, profile, report
+from bitnet import execution, frozen, methods, models, profile, report
 from bitnet.checkpoint import CheckpointError, load_checkpoint
 from bitnet.datasets import Augmentation, DataError, load_digits
 from bitnet.kernels import compile, threads
@@ -26,7 +26,7 @@ from bitnet.training import NonFiniteError, StopRequest, Trainer, evaluate, refu
 
 # What a run keeps for life; on a resume these come from its checkpoint.
 DEFAULTS = {
-    "model": "A", "bits": [1, 2, 4], "data": None, "extra": False, "batch_size": 32,
+    "method": None, "model": "A", "bits": [1, 2, 4], "data": None, "extra": False, "batch_size": 32,
     "lr": 1e-3, "lr_decay": 0.3, "lr_decay_epochs": 6, "seed": 0,
 }  # fmt: skip
 EPOCHS = 15
@@ -70,6 +70,8 @@ def parse(argv):
     parser = Parser(prog="train_svhn.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--bits", type=bits, metavar="W,A,G", help="bits of weights, activations, gradients; 32: float (1,2,4)")
+    add("--method", choices=methods.names(), metavar="NAME",
+        help=f"train by another method, with its own optimizer and learning rates: {', '.join(methods.names())}")
     add("--model", choices=["A", "B", "C", "D"], help="A is the paper's; B, C, D have 1/2, 1/4, 1/8 of its width (A)")
     add("--data", metavar="DIR|synthetic", help="folder with SVHN, or the generated digits (data/svhn if it is there)")
     add("--extra", action="store_true", default=None, help="train on SVHN's 531,131 extra digits, too")
@@ -90,11 +92,11 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def open_run(given):
-    """The run's folder, its settings, and its checkpoint where it continues."""
-    asked = {name: getattr(given, name) for name in DEFAULTS if getattr(given, name) is not None}
-    settings = DEFAULTS | asked
-    out = given.out or Path("runs", "-".join(["svhn", settings["model"].lower(), *map(str, settings["bits"])]))
+def open_run(given, defaults, folder, epochs):
+    """The run's folder, its settings, and its checkpoint where it continues; folder(settings): where --out does not say it."""
+    asked = {name: getattr(given, name) for name in defaults if getattr(given, name) is not None}
+    settings = defaults | asked
+    out = given.out or Path("runs", folder(settings))
     path = out / "checkpoint.h5"
     if not given.resume:
         # a kill during the very first save leaves no run behind, only this
@@ -102,7 +104,7 @@ def open_run(given):
         if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - leftover):
             raise UsageError(f"{out}: expected a new or empty folder, found {'files' if out.is_dir() else 'a file'}; "
                              "--resume continues a run, another --out starts one beside it")  # fmt: skip
-        return out, settings, given.epochs or EPOCHS, None
+        return out, settings, given.epochs or epochs, None
     if not path.is_file():
         raise UsageError(f"{out}: expected a run to resume, found no checkpoint.h5 in it; --out names its folder")
     checkpoint = load_checkpoint(path)
@@ -111,7 +113,7 @@ def open_run(given):
     saved = checkpoint.more["config"]
     # where the data lies may change, which data it is may not: the Trainer compares fingerprints
     refuse_contradictions(path, saved, {name: value for name, value in asked.items() if name != "data"})
-    settings = DEFAULTS | {name: saved[name] for name in DEFAULTS if name in saved}
+    settings = defaults | {name: saved[name] for name in defaults if name in saved}
     settings["data"] = asked.get("data", checkpoint.more["notes"]["data"])
     epochs = given.epochs or checkpoint.more["epochs"]
     if epochs < checkpoint.more["epoch"]:
@@ -120,51 +122,74 @@ def open_run(given):
     return out, settings, epochs, checkpoint
 
 
+def own_bits(method):
+    """(W, A, G) of a method as a list; DoReFa-Net's defaults where there is none."""
+    return list(methods.get(method).bits) if method else DEFAULTS["bits"]
+
+
+def place_of(data, digits):
+    """What a checkpoint should remember of --data."""
+    if digits.generated:
+        return "synthetic"  # so that a resume does not turn to data that were fetched meanwhile
+    return os.path.abspath(data) if data else data
+
+
 def train(given):
-    out, settings, epochs, checkpoint = open_run(given)
+    out, settings, epochs, checkpoint = open_run(
+        given, DEFAULTS | {"bits": own_bits(given.method)},
+        lambda s: "-".join(["svhn", *[s["method"]] * bool(s["method"]), s["model"].lower(), *map(str, s["bits"])]), EPOCHS,
+    )  # fmt: skip
     if given.threads:
         threads.set_threads(given.threads)
     digits, test, messages = load_digits(settings["data"], extra=settings["extra"], download=given.download)
     print(*messages, sep="\n")
-    where = settings.pop("data")
-    if digits.generated:
-        where = "synthetic"  # so that a resume does not turn to an SVHN that was fetched meanwhile
-    elif where:
-        where = os.path.abspath(where)
+    where = place_of(settings.pop("data"), digits)
 
-    model = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
-    text = ",".join(map(str, settings["bits"]))
-    title = f"model {settings['model']} in ({text}) bits, "
-    title += "trained on generated digits, not SVHN" if digits.generated else f"trained on {digits.name}"
+    name = f"model {settings['model']} in ({','.join(map(str, settings['bits']))}) bits"
+    if settings["method"]:
+        try:
+            model = methods.build(settings["method"], "svhn", settings["bits"], model=settings["model"], seed=settings["seed"])
+        except ValueError as error:
+            raise UsageError(error) from None
+        options = methods.training_of(model, given.lr or (checkpoint and settings["lr"]))
+        settings["lr"], name = options["optimizer"].lr, f"{methods.get(settings['method']).title}, {name}"
+    else:
+        model = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
+        options = {"optimizer": Adam(model.parameters(), lr=settings["lr"], eps=1e-5),
+                   "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"])}  # fmt: skip
+    title = f"{name}, trained on {'generated digits, not SVHN' if digits.generated else digits.name}"
     progress = report.Progress()
     watching = [progress, report.Files(out, title)]
     if given.profile:
         watching.append(profile.ProfileSteps(before=progress.close))
     trainer = Trainer(
-        model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"],
-        optimizer=Adam(model.parameters(), lr=settings["lr"], eps=1e-5),
-        schedule=StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"]),
+        model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"], **options,
         augment=Augmentation(), checkpoint=out / "checkpoint.h5", save_every=given.save_every, config=settings,
         notes={"data": where, "threads": threads.get_threads(), "kernels": given.kernels},
         callbacks=watching,
     )  # fmt: skip
+    return drive(trainer, checkpoint, out, name, title, progress, __file__)
+
+
+def drive(trainer, checkpoint, out, name, title, progress, script):
+    """Train to the end or to a signal, and report; the exit code."""
     if checkpoint:
         trainer.resume(checkpoint)
 
     batch = next(trainer.loader.epoch(0))
     started = time.perf_counter()
     with compile.announce(sys.stdout) as compiled:
-        table = report.layer_table(model, batch.images, batch.labels)
-    print(f"model {settings['model']} in ({text}) bits, batches of {settings['batch_size']}:\n{table}")
+        table = report.layer_table(trainer.model, batch.images, batch.labels)
+    print(f"{name}, batches of {trainer.loader.batch_size}:\n{table}")
     spent = f"first step: {time.perf_counter() - started:.1f} s"
     print(f"{spent}, {compiled.seconds:.1f} s of them compiling" if compiled.kernels else spent, flush=True)
 
     if checkpoint:
         report.write_metrics(out / "metrics.jsonl", trainer.history)  # a kill may have come before its last line
-        if trainer.epoch == epochs:
-            print(f"{out}: finished already after {epochs} epochs; a higher --epochs goes on")
+        if trainer.epoch == trainer.epochs:
+            print(f"{out}: finished already after {trainer.epochs} epochs; a higher --epochs goes on")
         else:
-            print(f"{out}: continuing with {trainer.where} of {epochs}")
+            print(f"{out}: continuing with {trainer.where} of {trainer.epochs}")
     else:
         out.mkdir(parents=True, exist_ok=True)
         trainer.save()  # finds out now, not after an epoch, whether there is room
@@ -175,7 +200,7 @@ def train(given):
         finally:
             progress.close()
     if not finished:
-        print(f"stopped and saved before {trainer.where}; go on with:\n    {resume_command(out)}", flush=True)
+        print(f"stopped and saved before {trainer.where}; go on with:\n    {resume_command(out, script)}", flush=True)
         return 128 + stop.signal
     conclude(trainer, out, title)
     return 0
@@ -196,19 +221,24 @@ def conclude(trainer, out, title):
     report.draw_confusion(out / names[1], result.confusion, f"{title}\ntest accuracy {result.accuracy:.2%}")
     report.draw_mistakes(out / names[2], trainer.test, result, f"Most confident mistakes on the test set\n{title}")
     print(f"wrote {', '.join(['metrics.jsonl', 'checkpoint.h5', *names])} in {out}")
-    if 32 not in trainer.model.config["bits"][:2]:
+    if isinstance(trainer.model, models.SVHN) and 32 not in trainer.model.config["bits"][:2]:
         network = frozen.freeze(trainer.model)
         network.save(out / "frozen.npz")
         print(frozen.size_report(network, out / "frozen.npz"))
     sys.stdout.flush()
 
 
-def resume_command(out):
-    return f"python {shlex.quote(os.path.relpath(__file__))} --resume --out {shlex.quote(str(out))}"
+def resume_command(out, script):
+    return f"python {shlex.quote(os.path.relpath(script))} --resume --out {shlex.quote(str(out))}"
 
 
 def main(argv=None):
     given = parse(argv)
+    return guarded(train, given, "train_svhn.py")
+
+
+def guarded(train, given, name):
+    """``train(given)`` on the kernels asked for; errors that a user can understand are one line on stderr."""
     try:
         with bitnet.use_kernels(given.kernels):
             return train(given)
@@ -220,7 +250,7 @@ def main(argv=None):
         message, code = f"{error}; the last good checkpoint is kept, a lower --lr may help", 1
     except KeyboardInterrupt:
         message, code = "interrupted outside training; what was saved before is kept", 130
-    print(f"train_svhn.py: {message}", file=sys.stderr)
+    print(f"{name}: {message}", file=sys.stderr)
     return code
 
 

@@ -1,5 +1,7 @@
 """What every quantizer is."""
 
+from contextlib import contextmanager
+
 from bitnet.codes import Codes
 from bitnet.functional import as_tensor
 from bitnet.tensor import Function
@@ -8,9 +10,20 @@ from bitnet.tensor import Function
 class Quantizer:
     """Turns real numbers into codes of ``bits`` bits.
 
-    Subclasses define ``encode(array) -> Codes`` and, where gradients flow through it, ``grad(array, saved, grad_output)``.
-    ``None`` in the place of a quantizer means full precision.
+    Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients flow through it, ``grad(saved,
+    grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods have levels that no code stands
+    for, or none at all for a while; theirs return a float array, and what consumes it runs in float.
+
+    Attributes
+    ----------
+    training : what is drawn at random is drawn in training only; modules switch it together with themselves
+    one_scale : has a weight's codes a single scale? Otherwise the layer's block is not fused
+    initial_scales : numbers that a layer learns beside its weight and hands to ``__call__``; None: there are none
     """
+
+    training = True
+    one_scale = True
+    initial_scales = None
 
     def __init__(self, bits):
         if bits not in range(1, 9):
@@ -34,9 +47,9 @@ class Quantizer:
         """Gradient with respect to the real input, from the one with respect to the quantized output."""
         raise NotImplementedError
 
-    def __call__(self, x):
-        """Quantize a tensor; the result holds codes."""
-        return Quantize.apply(as_tensor(x), quantizer=self)
+    def __call__(self, x, *scales):
+        """Quantize a tensor, where the quantizer has learned scales with a tensor of these; the result holds codes."""
+        return Quantize.apply(as_tensor(x), *scales, quantizer=self)
 
     def __repr__(self):
         return f"{type(self).__name__}({self.bits})"
@@ -45,10 +58,26 @@ class Quantizer:
 class Quantize(Function):
     """A quantizer in the graph."""
 
-    def forward(self, x, quantizer):
+    def forward(self, x, *scales, quantizer):
         self.quantizer = quantizer
-        codes, self.saved = quantizer.encode_and_save(x)
+        codes, self.saved = quantizer.encode_and_save(x, *scales)
+        if _observer is not None:
+            _observer(quantizer, codes, self.saved)
         return codes
 
     def backward(self, grad_output):
         return self.quantizer.grad(self.saved, grad_output)
+
+
+_observer = None
+
+
+@contextmanager
+def observe(observer):
+    """Inside the block, call ``observer(quantizer, codes, saved)`` for every quantizer that runs forward in a graph."""
+    global _observer
+    previous, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = previous

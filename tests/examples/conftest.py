@@ -38,5 +38,31 @@ def train_svhn():
 
 
 @pytest.fixture(scope="session")
+def train_mnist(train_svhn):
+    return load("train_mnist")
+
+
+@pytest.fixture(scope="session")
+def compare_methods(train_svhn):
+    return load("compare_methods")
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory):
+    """200 training and 100 test digits of 28 x 28 in MNIST's format: noise whose brightest rows tell the label."""
+    folder = tmp_path_factory.mktemp("mnist")
+    for split, count, seed in (("train", 200, 0), ("t10k", 100, 1)):
+        labels = np.arange(count) % 10
+        images = np.random.default_rng(seed).integers(0, 60, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4:2 * label + 8] += 180
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = [0x0800 + array.ndim, *array.shape]
+            content = np.array(head, ">i4").tobytes() + array.astype(np.uint8).tobytes()
+            (folder / f"{split}-{kind}-ubyte").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def predict():
     return load("predict")

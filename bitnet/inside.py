@@ -1,0 +1,222 @@
+"""Looking inside a network while it trains: do signs still flip, do gradients still pass, are codes used, what do bits cost?
+
+    Trainer(..., callbacks=[Inside(folder, title), report.Files(folder, title)])
+
+adds to every record of the history, and so to metrics.jsonl, an entry "inside", and draws FOLDER/inside.png:
+
+    {"weights": {LAYER: {"flipped", "at_bound", "codes"}}, "activations": {NAME: {"saturated", "codes"}},
+     "gradients": {LAYER: {"bias", "signal_to_noise", "cosine"}}}
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from bitnet import random
+from bitnet.codes import Codes
+from bitnet.layers import unfused
+from bitnet.quantizers import Quantizer
+from bitnet.quantizers.base import observe
+from bitnet.report import FAINT, _figure, _write
+from bitnet.training import Callback
+
+
+class Inside(Callback):
+    """Measures a network at the end of every epoch, on the first images of the training set, and changes nothing in it.
+
+    Of weights, by layer:
+        flipped      share of them whose sign (of ternary ones: whose level) is another one than at the start of the epoch;
+                     counted from the first step after a resume
+        at_bound     share of latent weights that lie at the largest magnitude, where clipping holds them
+        codes        share of each code, in the order of levels
+    Of activations, by the module that quantizes them:
+        saturated    share through which no gradient passes
+        codes        as above; [] where the quantizer has real values
+    Of the gradients of weights of layers that quantize gradients, against those of the same step without:
+        bias             |mean over draws - exact| / |exact|, less what is left of the noise after so many draws
+        signal_to_noise  |exact|**2 / mean of |one - exact|**2
+        cosine           mean cosine of the angle between one and exact
+
+    Parameters
+    ----------
+    folder : str, Path or None   # for inside.png; None: no picture
+    title : str                  # above the picture
+    samples : int                # images that are looked at
+    draws : int                  # of the gradients' noise
+    """
+
+    def __init__(self, folder=None, title="", samples=64, draws=8):
+        self.folder, self.title, self.samples, self.draws = folder, title, samples, draws
+        self._start = None
+
+    def on_step(self, trainer):
+        if self._start is None:
+            self._start = _signs(trainer.model)
+
+    def measure(self, trainer):
+        model, digits = trainer.model, trainer.loader.digits
+        count = min(self.samples, len(digits))
+        batch = _Batch(digits.images[:count].astype(np.float32) / np.float32(256), digits.labels[:count].astype(np.int64))
+        buffers = {name: buffer.copy() for name, buffer in model.named_buffers().items()}
+        grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+        training = model.training
+        model.train()
+        try:
+            with random.preserved(), unfused():
+                record = {"weights": self._weights(model), "activations": _activations(model, batch),
+                          "gradients": self._gradients(trainer, batch)}
+        finally:
+            for name, buffer in model.named_buffers().items():
+                buffer[...] = buffers[name]
+            for parameter, grad in grads:
+                parameter.grad = grad
+            model.train(training)
+        self._start = _signs(model)
+        return {"inside": record}
+
+    def _weights(self, model):
+        found = {}
+        for name, layer in _quantized_layers(model).items():
+            codes, data = _weight_codes(layer), layer.weight.data
+            magnitude = np.abs(data)
+            signs = _signs_of(layer)
+            flipped = None if self._start is None else _share(signs != self._start[name])
+            bound = magnitude.max()
+            discrete = layer.weight_quantizer is None
+            at_bound = None if discrete or bound == 0 else _share(magnitude == bound)
+            found[name] = {"flipped": flipped, "at_bound": at_bound, "codes": _histogram(codes)}
+        return found
+
+    def _gradients(self, trainer, batch):
+        modules = trainer.model.named_modules()
+        layers = {name: layer for name, layer in modules.items() if getattr(layer, "grad_quantizer", None)}
+        if not layers:
+            return {}
+        state, quantizers = random.get_state(), {name: layer.grad_quantizer for name, layer in layers.items()}
+
+        def gradients(draw):
+            """Of all weights of quantized layers; draw -1: exact."""
+            for name, layer in layers.items():
+                layer.grad_quantizer = None if draw < 0 else quantizers[name]
+            trainer.model.zero_grad()
+            random.set_state(state)  # dropout and stochastic quantizers: as in every other draw
+            loss = trainer.loss_function(trainer.model(batch.images), batch, trainer)
+            random.set_state((state[0], state[1] + (2 + draw) * 1_000_000))
+            loss.backward()
+            return {name: layer.weight.grad.astype(np.float64) for name, layer in layers.items()}
+
+        try:
+            exact, drawn = gradients(-1), [gradients(draw) for draw in range(self.draws)]
+        finally:
+            for name, layer in layers.items():
+                layer.grad_quantizer = quantizers[name]
+        found = {}
+        for name, right in exact.items():
+            each = np.array([one[name].ravel() for one in drawn])
+            mean, right = each.mean(axis=0), right.ravel()
+            square = max(right @ right, 1e-300)
+            variance = np.sum((each - mean) ** 2) / max(1, self.draws - 1)
+            bias = np.sqrt(max(0.0, np.sum((mean - right) ** 2) - variance / self.draws) / square)
+            cosine = np.mean(each @ right / np.maximum(np.linalg.norm(each, axis=1) * np.sqrt(square), 1e-300))
+            noise = max(np.mean(np.sum((each - right) ** 2, axis=1)), 1e-300)
+            found[name] = {"bias": _rounded(bias), "signal_to_noise": _rounded(square / noise), "cosine": _rounded(cosine)}
+        return found
+
+    def on_epoch(self, trainer, record):
+        if self.folder is not None:
+            draw_inside(Path(self.folder) / "inside.png", trainer.history, self.title)
+
+
+class _Batch:
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+
+def _quantized_layers(model):
+    """Layers whose weights are codes, by name."""
+    return {name: module for name, module in model.named_modules().items()
+            if hasattr(module, "weight_quantizer") and (module.weight_quantizer or module.weight.codes is not None)}
+
+
+def _weight_codes(layer):
+    if layer.weight_quantizer is None:
+        return layer.weight.codes
+    scales = getattr(layer, "weight_scales", None)
+    return layer.weight_quantizer.encode_and_save(layer.weight.data, *[] if scales is None else [scales.data])[0]
+
+
+def _signs_of(layer):
+    codes = _weight_codes(layer)
+    return codes.values if isinstance(codes, Codes) and codes.encoding == "ternary" else layer.weight.data >= 0
+
+
+def _signs(model):
+    with random.preserved():
+        return {name: _signs_of(layer).copy() for name, layer in _quantized_layers(model).items()}
+
+
+def _activations(model, batch):
+    """What the quantizers of inputs and activations do to the batch."""
+    owners = {id(part): name for name, module in model.named_modules().items() for attribute, part in vars(module).items()
+              if isinstance(part, Quantizer) and attribute in ("quantizer", "input_quantizer")}
+    found = {}
+
+    def look(quantizer, codes, saved):
+        if id(quantizer) in owners:
+            passes = quantizer.grad(saved, np.ones(codes.shape, np.float32))
+            found[owners[id(quantizer)]] = {"saturated": _share(passes == 0), "codes": _histogram(codes)}
+
+    with observe(look):
+        model(batch.images)
+    return found
+
+
+def _histogram(codes):
+    if not isinstance(codes, Codes):
+        return []
+    size = 3 if codes.encoding == "ternary" else 1 << codes.bits
+    return [_rounded(count / codes.values.size) for count in np.bincount(codes.values.ravel(), minlength=size)]
+
+
+def _share(mask):
+    return _rounded(np.mean(mask))
+
+
+def _rounded(value):
+    return float(f"{value:.4g}")
+
+
+def draw_inside(path, history, title):
+    """Four panels from records with an "inside": sign flips, saturation, codes of the last epoch, cosine of gradients."""
+    records = [record for record in history if "inside" in record]
+    figure, panels = _figure(title, 12, 8, columns=2, rows=2)
+    epochs = [record["epoch"] for record in records]
+    lines = (("weights", "flipped", "weights flipped in an epoch, %", 100), ("activations", "saturated", "activations without "
+             "gradient, %", 100), ("gradients", "cosine", "cosine of quantized and exact gradient", 1))
+    for axes, (part, key, label, scale) in zip((panels[0], panels[1], panels[3]), lines, strict=True):
+        names = dict.fromkeys(name for record in records for name in record["inside"][part])
+        for name in names:
+            values = [record["inside"][part].get(name, {}).get(key) for record in records]
+            axes.plot(epochs, [np.nan if v is None else scale * v for v in values], marker="o", markersize=3, label=name)
+        axes.set_title(label, loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=FAINT, linewidth=0.7)
+        if names:
+            axes.legend(frameon=False, fontsize=8)
+        else:
+            axes.text(0.5, 0.5, "nothing quantized", transform=axes.transAxes, ha="center")
+    axes, last = panels[2], records[-1]["inside"] if records else {"weights": {}, "activations": {}}
+    rows = [(f"{name}, {part[:-1]}", entry["codes"]) for part in ("weights", "activations")
+            for name, entry in last[part].items() if 0 < len(entry["codes"]) <= 16]
+    for y, (_, shares) in enumerate(rows):
+        start = 0.0
+        for code, share in enumerate(shares):
+            shade = 0.25 + 0.6 * code / max(1, len(shares) - 1)
+            axes.barh(y, 100 * share, left=100 * start, color=(1 - shade, 1 - 0.7 * shade, 1 - 0.2 * shade), edgecolor="white")
+            start += share
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title("codes of the last epoch, from the lowest level (light) to the highest, %", loc="left", fontsize=10)
+    _write(figure, path)

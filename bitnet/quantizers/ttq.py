@@ -1,0 +1,61 @@
+"""Trained Ternary Quantization (Zhu, Han, Mao and Dally, arXiv:1612.01064)."""
+
+import numpy as np
+
+from bitnet.codes import Codes
+from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.twn import ternary
+
+GRADIENTS = ("exact", "paper")
+
+
+class TTQWeight(Quantizer):
+    """Weights in {-W_n, 0, W_p}, both scales learned, one pair a layer.
+
+    Forward:  w_q = W_p where w > Delta, -W_n where w < -Delta, else 0; Delta = t * max |w| over the layer
+    Backward: with I_p, I_0 and I_n for these three places,
+        dw = W_p * dw_q on I_p, dw_q on I_0, W_n * dw_q on I_n; Delta is a constant
+        dW_p = sum of dw_q over I_p
+        dW_n = -sum of dw_q over I_n ("exact"), or without the minus ("paper")
+
+    The minus is what differentiation gives, and what the authors' program gets from automatic differentiation; the formula as
+    it is usually quoted from the paper lacks it, and W_n then climbs instead of descending. So "exact" is the default here.
+
+    With real activations, as in the paper, a layer runs in float. Where both operands are codes it runs as two products: with
+    the ternary weight, and with its magnitude (``execution.forward``).
+
+    Parameters
+    ----------
+    t : share of the largest magnitude below which a weight is 0
+    sparsity : instead of t, the share of weights that is 0, as the authors' program also offers (weights taken by magnitude)
+    gradient : "exact" or "paper", of W_n
+    """
+
+    one_scale = False
+    initial_scales = (1.0, 1.0)
+
+    def __init__(self, t=0.05, sparsity=None, gradient="exact"):
+        super().__init__(2)
+        if gradient not in GRADIENTS:
+            raise ValueError(f"TTQ's gradient of W_n must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        if sparsity is not None and not 0 <= sparsity < 1:
+            raise ValueError(f"TTQ's share of zeros must be in [0, 1), got {sparsity}")
+        self.t, self.sparsity, self.gradient = t, sparsity, gradient
+
+    def encode_and_save(self, array, scales):
+        magnitude = np.abs(array)
+        if self.sparsity is None:
+            delta = array.dtype.type(self.t) * magnitude.max()
+        else:
+            zeros = int(self.sparsity * array.size)
+            delta = np.partition(magnitude.ravel(), zeros - 1)[zeros - 1] if zeros else array.dtype.type(0)
+        values = ternary(array, delta)
+        return Codes(values, 2, "ternary", np.asarray(scales, np.float64), per="sign"), (values, scales)
+
+    def grad(self, saved, grad_output):
+        values, (positive, negative) = saved
+        factor = np.array([negative, 1, positive], grad_output.dtype)[values]
+        total = [np.sum(grad_output, where=values == code, dtype=np.float64) for code in (2, 0)]
+        if self.gradient == "exact":
+            total[1] = -total[1]
+        return grad_output * factor, np.array(total, grad_output.dtype)

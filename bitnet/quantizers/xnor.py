@@ -1,0 +1,83 @@
+"""Binary-Weight-Networks and XNOR-Net (Rastegari et al., arXiv:1603.05279): +-1 times the mean magnitude.
+
+The scale of a layer (DoReFa-Net's reading, its equation for one bit) or of each filter (XNOR-Net's). XNOR-Net binarizes the
+inputs too, and multiplies the result by a map K of their magnitudes: ``layers.XNORConv2d``.
+"""
+
+import numpy as np
+
+from bitnet.codes import Codes
+from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.dorefa import DoReFaWeight
+
+GRADIENTS = ("paper", "code", "exact")
+
+
+class BWNWeight(DoReFaWeight):
+    """Weights of one bit with one scale a layer, the Binary-Weight-Network of DoReFa-Net and of tensorpack's example.
+
+    Forward:  w_q = E * sign(w), sign(0) = +1, E = mean |w| over the whole layer
+    Backward: dw = dw_q, E being a constant
+    """
+
+    def __init__(self):
+        super().__init__(1)
+
+
+class XNORWeight(Quantizer):
+    """Weights of one bit with one scale for each filter.
+
+    Forward:  w_q = alpha * sign(w), sign(0) = +1, alpha = mean |w| over the n weights of a filter
+    Backward: with g = dw_q and m = (|w| < 1),
+        "paper"  dw = g * (1/n + alpha * m)
+        "code"   dw = g * (1/n + alpha * m) * (1 - 1/in_channels) * n, as the authors' Torch code scales it for SGD (for Adam,
+                 by another 1e9, which moves no step but for eps and weight decay)
+        "exact"  dw = sign(w) / n * sum over the filter of g * sign(w) + alpha * m * g, the derivative with a straight-through
+                 sign: the paper's formula with its sum over the filter carried out
+
+    The authors' code also subtracts from the latent weights their mean over input channels and clips them to [-1, 1], each step
+    (``optimizers.centre_rule``, ``optimizers.clip_rule``).
+    """
+
+    one_scale = False
+
+    def __init__(self, gradient="paper"):
+        super().__init__(1)
+        if gradient not in GRADIENTS:
+            raise ValueError(f"XNOR-Net's weight gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        self.gradient = gradient
+
+    def encode_and_save(self, array):
+        axes = tuple(range(array.ndim - 1))
+        alpha = np.abs(array).mean(axis=axes, dtype=np.float64)
+        return Codes((array >= 0).view(np.uint8), 1, "bipolar", alpha, per="filter"), (array, alpha)
+
+    def grad(self, saved, grad_output):
+        w, alpha = saved
+        n = w.size // w.shape[-1]
+        window = alpha.astype(w.dtype) * (np.abs(w) < 1)
+        if self.gradient == "exact":
+            sign = np.where(w >= 0, w.dtype.type(1), w.dtype.type(-1))
+            total = np.sum(grad_output * sign, axis=tuple(range(w.ndim - 1)), dtype=np.float64) / n
+            return sign * total.astype(w.dtype) + window * grad_output
+        factor = w.dtype.type(1 / n) + window
+        if self.gradient == "code":
+            factor *= w.dtype.type((1 - 1 / w.shape[-2]) * n)
+        return grad_output * factor
+
+
+class XNORActivation(Quantizer):
+    """Activations of one bit, +-1, of XNOR-Net.
+
+    Forward:  a_q = sign(x), sign(0) = +1 (the authors' Torch code has sign(0) = 0, which no bit can say)
+    Backward: dx = da_q where |x| < 1, else 0
+    """
+
+    def __init__(self):
+        super().__init__(1)
+
+    def encode_and_save(self, array):
+        return Codes((array >= 0).view(np.uint8), 1, "bipolar", 1.0), np.abs(array) < 1
+
+    def grad(self, saved, grad_output):
+        return grad_output * saved

@@ -1,0 +1,357 @@
+"""Layers, losses, optimizers and recipes of the methods around DoReFa."""
+
+import numpy as np
+import pytest
+
+from bitnet import Parameter, Tensor, checkpoint, execution, layers, methods, models, no_grad, optimizers, random
+from bitnet import functional as F
+from bitnet.datasets import Digits
+from bitnet.quantizers import BNNActivation, GXNORWeight, NormalizedActivation, TTQWeight
+from bitnet.training import Trainer
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# Smooth operations
+
+def test_gradients_of_smooth_operations(gradcheck):
+    x = normal(3, 4, 5, 2, dtype=np.float64)
+    gradcheck(F.tanh, x)
+    gradcheck(F.mean_magnitude, x + np.sign(x) * 0.01)
+    teacher = normal(6, 4, seed=1, dtype=np.float64)
+    gradcheck(lambda logits: F.soft_targets(logits, teacher), normal(6, 4, dtype=np.float64))
+    gradcheck(lambda logits: F.soft_targets(logits, teacher, 3.0), normal(6, 4, dtype=np.float64))
+
+
+def test_soft_targets_by_hand():
+    logits, teacher = np.log([[0.5, 0.5]]), np.log([[0.8, 0.2]])
+    divergence = 0.8 * np.log(0.8 / 0.5) + 0.2 * np.log(0.2 / 0.5)
+    loss = F.soft_targets(Tensor(logits, requires_grad=True), teacher)
+    assert float(loss.data) == pytest.approx(divergence)
+    assert float(F.soft_targets(Tensor(3 * logits), 3 * teacher, 3.0).data) == pytest.approx(9 * divergence)
+    assert float(F.soft_targets(Tensor(teacher), teacher).data) == 0
+    with pytest.raises(ValueError, match=r"a teacher's logits of shape \(1, 2\)"):
+        F.soft_targets(Tensor(logits), teacher.T)
+
+
+def test_bitwise_disagreement_counts_wrong_bits():
+    logits = np.full((2, 10), -50.0)
+    logits[0, 3] = logits[1, 4] = 50
+    assert float(methods.bitwise_disagreement(Tensor(logits), np.array([3, 5])).data) == pytest.approx(1)  # none, and two
+
+
+# Batch norms
+
+def test_shift_batch_norm_by_hand():
+    x = np.array([[1.0], [2.0], [6.0]])  # mean 3: c = -2, -1, 3; AP2(c) = -2, -1, 4; var = (4 + 1 + 12) / 3, rstd = 0.42
+    mean, rstd = F.shift_statistics(x, 0.0)
+    assert (mean[0], rstd[0]) == (3, pytest.approx(np.sqrt(3 / 17)))
+    x, gamma, beta = (Tensor(np.array(v, np.float64), requires_grad=True) for v in (x, [3.0], [0.5]))
+    y = F.shift_batch_norm(x, gamma, beta, mean, rstd, training=True)
+    np.testing.assert_allclose(y.data, np.array([[-2.0], [-1], [3]]) * 0.5 * 4 + 0.5)  # AP2(rstd) = 1/2, AP2(3) = 4
+    g = np.array([[1.0], [0.0], [2.0]])
+    y.backward(g)
+    shifted = np.array([[-2.0], [-1], [4]])
+    np.testing.assert_allclose(x.grad, (g - 1 - shifted * 0.25 * np.mean(shifted * g)) * 0.5 * 4)
+    np.testing.assert_allclose(gamma.grad, [np.sum(g * [[-1], [-0.5], [2]])])  # AP2(c / 2)
+    np.testing.assert_allclose(beta.grad, [3])
+
+
+def test_shift_batch_norm_keeps_running_statistics():
+    norm, x = layers.ShiftBatchNorm(4), normal(64, 4) * 3 + 1
+    for _ in range(60):
+        norm(x)
+    mean, rstd = F.shift_statistics(x, norm.eps)
+    np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-2)
+    np.testing.assert_allclose(norm.running_rstd, rstd, rtol=1e-2)
+    trained = norm(x).data
+    np.testing.assert_allclose(norm.eval()(x).data, trained, atol=0.05)
+    assert np.isfinite(layers.ShiftBatchNorm(3)(np.zeros((5, 3), np.float32)).data).all()
+
+
+def test_low_precision_batch_norm():
+    norm, x = layers.LowPrecisionBatchNorm(3, bits=2), normal(40, 3) * 2 + 1
+    norm.gamma.data[:], norm.beta.data[:] = [1, 2, -1], [0, 1, 0.5]
+    leaf = Tensor(x, requires_grad=True)
+    y = norm(leaf)
+    normal_x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-4)
+    q = NormalizedActivation(2).encode(normal_x).decode()
+    np.testing.assert_allclose(y.data, norm.gamma.data * q + norm.beta.data, rtol=1e-5)
+    g = normal(40, 3, seed=1)
+    y.backward(g)
+    np.testing.assert_allclose(norm.gamma.grad, (g * q).sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(norm.beta.grad, g.sum(axis=0), rtol=1e-4)
+    scale = norm.gamma.data / np.sqrt(x.var(axis=0) + 1e-4)
+    np.testing.assert_allclose(leaf.grad, scale * (g - g.mean(axis=0) - q * (g * q).mean(axis=0)), rtol=1e-3, atol=1e-5)
+
+
+def test_with_many_bits_it_is_batch_norm():
+    x, g = normal(200, 3), normal(200, 3, seed=1)
+    grads = []
+    for norm in (layers.BatchNorm(3), layers.LowPrecisionBatchNorm(3, bits=8)):
+        leaf = Tensor(x, requires_grad=True)
+        norm(leaf).backward(g)
+        grads.append(leaf.grad)
+    np.testing.assert_allclose(grads[1], grads[0], atol=0.05)
+
+
+# Layers
+
+def test_xnor_convolution_multiplies_by_both_scales():
+    layer, x = layers.XNORConv2d(3, 4, 3, padding=1), normal(2, 5, 6, 3)
+    alpha = np.abs(layer.weight.data).mean(axis=(0, 1, 2))
+    signs = F.conv2d(*(Tensor(np.where(v >= 0, 1, -1).astype(np.float32)) for v in (x, layer.weight.data)), padding=1).data
+    padded = np.pad(np.abs(x).mean(axis=3), ((0, 0), (1, 1), (1, 1)))
+    box = sum(padded[:, i:i + 5, j:j + 6] for i in range(3) for j in range(3)) / 9
+    np.testing.assert_allclose(layer(x).data, signs * alpha * box[..., None], rtol=1e-4, atol=1e-5)
+    layer.scale_map = False
+    np.testing.assert_allclose(layer(x).data, signs * alpha, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("through_map", [False, True])
+def test_the_gradient_through_the_map(through_map):
+    layer, x, g = layers.XNORConv2d(3, 4, 1, through_map=through_map), normal(2, 3, 3, 3) * 3, normal(2, 3, 3, 4, seed=1)
+    leaf = Tensor(x, requires_grad=True)
+    layer(leaf).backward(g)
+    alpha, sign = np.abs(layer.weight.data).mean(axis=(0, 1, 2)), np.where(x >= 0, 1, -1)
+    signs, box = np.where(layer.weight.data[0, 0] >= 0, 1, -1), np.abs(x).mean(axis=3, keepdims=True)
+    expected = (g * box * alpha) @ signs.T * (np.abs(x) < 1)
+    if through_map:
+        expected = expected + sign * np.sum(g * (sign @ (signs * alpha)), axis=3, keepdims=True) / 3
+    np.testing.assert_allclose(leaf.grad, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_discrete_parameters_keep_bytes_and_nothing_else():
+    weight = layers.DiscreteParameter(np.array([[-0.9, 0.2], [0.6, 0.4]]), GXNORWeight())
+    assert weight.data.tolist() == [[-1, 0], [1, 0]] and weight.codes.encoding == "ternary"
+    assert [type(v).__name__ for v in vars(weight).values() if isinstance(v, np.ndarray)] == ["ndarray"]
+    assert weight.places.dtype == np.uint8 and weight.stored is weight.places
+    weight.data = np.ones((2, 2))
+    assert weight.places.tolist() == [[2, 2], [2, 2]]
+    layer = layers.Linear(2, 2, bias=False)
+    layer.weight = weight
+    layer.load_state_dict({"weight": np.array([[0, 1], [2, 0]], np.uint8)})
+    assert layer.weight.data.tolist() == [[-1, 0], [1, -1]]
+
+
+def test_dst_moves_discrete_weights_and_trains_others():
+    space = GXNORWeight()
+    discrete = layers.DiscreteParameter(np.zeros((50, 40)), space)
+    real = Parameter(np.zeros(3, np.float32))
+    optimizer = optimizers.DST([discrete, real], lr=0.1)
+    discrete.grad, real.grad = np.ones((50, 40), np.float32), np.ones(3, np.float32)
+    optimizer.step()
+    np.testing.assert_allclose(real.data, -0.1, rtol=1e-4)  # Adam's first step has the length lr
+    share = np.mean(discrete.data == -1)
+    assert set(np.unique(discrete.data)) == {-1, 0} and share == pytest.approx(np.tanh(3 * 0.1), abs=0.04)
+    state = optimizer.state_dict()
+    other = optimizers.DST([discrete, real], lr=1)
+    other.load_state_dict(state)
+    assert other.lr == 0.1 and other.steps == 1
+
+
+def test_bitwise_layers_go_from_floats_to_bits():
+    layer, x = layers.BitwiseLinear(64, 5), BNNActivation()(normal(3, 64))
+    w, b = layer.weight.data.copy(), layer.bias.data.copy()
+    np.testing.assert_allclose(layer(x).data, x.data @ np.tanh(w) + np.tanh(b), rtol=1e-4, atol=1e-5)
+    layer.start_bits()
+    layer.start_bits()  # once is enough
+    np.testing.assert_allclose(layer.weight.data, np.tanh(w), rtol=1e-6)
+    with execution.log() as records:
+        y = layer(x)
+    assert records[0].family != "float32" and records[0].bits == (1, 1)
+    np.testing.assert_array_equal(y.data, x.data @ np.where(w >= 0, 1, -1) + np.where(b >= 0, 1, -1))
+    other = layers.BitwiseLinear(64, 5)
+    other.load_state_dict(layer.state_dict())
+    assert other.stage == 2
+
+
+# Rules for latent weights
+
+def test_rules_follow_the_optimizers_step():
+    w, other = Parameter(np.array([0.5, -0.95, 0.0], np.float32)), Parameter(np.array([5.0], np.float32))
+    optimizer = optimizers.Latent(optimizers.SGD([w, other], lr=0.1), [(w, optimizers.scaled_clip_rule(4.0))])
+    w.grad, other.grad = np.array([1.0, 1.0, -0.5], np.float32), np.array([10.0], np.float32)
+    optimizer.step()
+    np.testing.assert_allclose(w.data, [0.1, -1, 0.2], rtol=1e-6)
+    assert other.data.tolist() == [4]
+    optimizer.lr = 0.5
+    assert optimizer.optimizer.lr == 0.5 and "velocity.0" in optimizer.state_dict()
+    optimizer.zero_grad()
+    before = w.data.copy()
+    optimizer.step()  # no gradient, no rule
+    np.testing.assert_array_equal(w.data, before)
+
+
+def test_centring_and_clipping():
+    w = normal(3, 3, 8, 4) + 0.3
+    optimizers.centre_rule()(w, None)
+    np.testing.assert_allclose(w.mean(axis=2), 0, atol=1e-6)
+    optimizers.clip_rule(0.5)(w, None)
+    assert np.abs(w).max() == 0.5
+
+
+def test_glorots_factor():
+    assert optimizers.glorot_factor(784, 1024) == pytest.approx(np.sqrt(1808 / 1.5))
+    assert optimizers.glorot_factor(784, 1024, power_of_two=True) == 32
+
+
+# Recipes
+
+@pytest.fixture(scope="module")
+def digits():
+    """200 images of noise whose brightest rows tell the label."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(200) % 10).astype(np.uint8)
+    images = rng.integers(0, 60, (200, 28, 28, 1))
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label + 4:2 * label + 8] += 180
+    return Digits(images.astype(np.uint8), labels, "rows")
+
+
+def small(name, monkeypatch):
+    """The network of a method with few channels: what counts is how it is wired."""
+    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
+    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+    return methods.BitwiseNetwork(64) if name == "bitwise" else methods.build(name)
+
+
+def trainer_of(model, digits, epochs=6, **more):
+    options = methods.training_of(model, **more)
+    return Trainer(model, digits, digits, epochs=epochs, batch_size=20, **options)
+
+
+CODED = {  # layers whose forward product must run on integers, from the first on
+    "dorefa": "011 0", "bwn": "100 0", "binaryconnect": "100 0", "binaryconnect_stochastic": "100 0", "bnn": "111 1",
+    "bnn_shift": "111 1", "xnor": "011 0", "xnor_release": "011 0", "twn": "100 0", "qnn": "111 1", "qnn_log": "111 1",
+    "gxnor": "111 1", "bitwise": "111 1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_learns_resumes_and_runs_on_integers_where_its_operands_allow(name, digits, monkeypatch, tmp_path):
+    model = small(name, monkeypatch)
+    trainer = trainer_of(model, digits)
+    assert trainer.run()
+    history = [record["train_loss"] for record in trainer.history]
+    assert np.isfinite(history).all() and min(history[-3:]) < 0.9 * history[0]
+    with execution.log() as records, no_grad():
+        expected = model.eval()(digits.images[:8].astype(np.float32) / np.float32(256)).data
+    on_bits = "".join("01"[r.family != "float32"] for r in records if not r.layer.endswith(".map"))
+    if name in CODED:
+        # of the stochastic method, real weights are evaluated
+        assert on_bits == ("0000" if name == "binaryconnect_stochastic" else CODED[name].replace(" ", ""))
+    checkpoint.save(tmp_path / "model.h5", model)
+    loaded = checkpoint.load(tmp_path / "model.h5")
+    np.testing.assert_array_equal(loaded(digits.images[:8].astype(np.float32) / np.float32(256)).data, expected)
+
+
+@pytest.mark.parametrize("name", ["bnn", "gxnor", "twn", "xnor", "qnn_log"])
+def test_training_is_the_same_on_all_kernels(name, digits, monkeypatch):
+    states = []
+    for family in execution.FAMILIES:
+        with execution.use_kernels(family):
+            trainer = trainer_of(small(name, monkeypatch), digits, epochs=1)
+            trainer.run()
+        states.append(trainer.model.state_dict())
+    for state in states[1:]:
+        for key, value in states[0].items():
+            np.testing.assert_array_equal(value, state[key])
+
+
+@pytest.mark.parametrize("name", ["bitwise", "gxnor", "bnn_shift", "staircase"])
+def test_an_interrupted_run_is_the_same(name, digits, monkeypatch, tmp_path):
+    whole = trainer_of(small(name, monkeypatch), digits, epochs=2)
+    whole.run()
+    first = trainer_of(small(name, monkeypatch), digits, epochs=2)
+    first.checkpoint, steps = tmp_path / "run.h5", iter(range(100))
+    assert not first.run(stop=lambda: next(steps) == 12)
+    second = trainer_of(small(name, monkeypatch), digits, epochs=2)
+    second.resume(checkpoint.load_checkpoint(tmp_path / "run.h5"))
+    assert second.run()
+    for key, value in whole.model.state_dict().items():
+        np.testing.assert_array_equal(value, second.model.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", ["twn", "ttq", "bnn", "binaryconnect", "xnor", "gxnor"])
+def test_dorefas_activations_and_gradients_extend_other_methods(name, monkeypatch, digits):
+    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
+    w_bits, a_bits, _ = methods.get(name).bits
+    model = methods.build(name, bits=(w_bits, 2 if a_bits == 32 else a_bits, 4))
+    trainer = trainer_of(model, digits, epochs=1)
+    with execution.log() as records:
+        trainer.run()
+    inner = [r for r in records if r.layer in ("block1.conv", "block2.conv")]
+    assert {r.path for r in inner} == {"forward", "input_grad", "weight_grad"}
+    assert all(r.family != "float32" for r in inner)
+
+
+def test_ttq_on_codes_is_two_products():
+    layer = layers.Conv2d(5, 4, 3, weight_quantizer=TTQWeight())
+    layer.weight_scales.data[:] = 0.7, 1.6
+    x = BNNActivation()(normal(2, 6, 6, 5))
+    with execution.log() as records:
+        y = layer(x).data
+    assert len(records) == 2 and all(r.family != "float32" for r in records)
+    delta = 0.05 * np.abs(layer.weight.data).max()
+    real = np.where(layer.weight.data > delta, 0.7, 0) - np.where(layer.weight.data < -delta, 1.6, 0)
+    np.testing.assert_allclose(y, F.conv2d(x.data, Tensor(real.astype(np.float32))).data, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_is_listened_to_after_a_third_of_the_run(digits, monkeypatch):
+    model = small("bnn", monkeypatch)
+    asked = []
+
+    def teacher(images):
+        asked.append(len(images))
+        return Tensor(normal(len(images), 10))
+
+    trainer = trainer_of(model, digits, epochs=3, teacher=teacher)
+    trainer.run()
+    assert len(asked) == 20 and all(count == 20 for count in asked)  # of 30 steps
+
+
+def test_latent_weights_stay_within_their_bounds(digits, monkeypatch):
+    trainer = trainer_of(small("bnn", monkeypatch), digits, epochs=2)
+    trainer.run()
+    weights = [layer.weight.data for layer, _, _ in trainer.model.latent]
+    assert len(weights) == 4 and all(np.abs(w).max() == 1 for w in weights)
+
+
+def test_schedules():
+    assert methods.exponential(1.0, 0.01)(0.5) == pytest.approx(0.1)
+    rates = methods.tenths(1.0)
+    assert [rates(p) for p in (0, 0.49, 0.5, 0.83, 0.84)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert [methods.twice(1.0, 0.01)(p) for p in (0, 0.25, 0.5)] == pytest.approx([1, 0.1, 1])
+
+
+def test_svhn_networks_of_methods():
+    for name in ("twn", "bnn", "xnor"):
+        model = methods.build(name, "svhn", model="D")
+        assert model(normal(2, 40, 40, 3)).shape == (2, 10)
+        assert models.build(model.config).config == model.config
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: methods.get("tnw"), "the method must be one of float, dorefa, .*, got 'tnw'"),
+    (lambda: methods.build("twn", bits=(1, 32, 32)), "twn has 2 bits for W, got 1"),
+    (lambda: methods.build("bnn", bits=(1, 2, 32)), "bnn has 1 bits for A, got 2"),
+    (lambda: methods.build("bnn", network="svhn"), "there is no network 'svhn' .* for the data set 'mnist'"),
+    (lambda: methods.build("bitwise", "svhn"), "bitwise is a multilayer perceptron for MNIST, got 'svhn'"),
+    (lambda: methods.build("bnn")(normal(2, 28, 28, 3)), r"images of shape \(N, 28, 28, 1\), got \(2, 28, 28, 3\)"),
+])
+def test_what_is_wrong_is_said(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_noise_is_that_of_the_program():
+    random.set_state((3, 5))
+    a = random.uniform((2, 40000))
+    assert random.get_state() == (3, 6) and a.dtype == np.float32 and 0 < a.min() and a.max() < 1
+    assert a.mean() == pytest.approx(0.5, abs=0.005)
+    random.set_state((3, 5))
+    np.testing.assert_array_equal(random.uniform((80000,)).reshape(2, -1), a)

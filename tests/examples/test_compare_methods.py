@@ -1,0 +1,101 @@
+"""The comparison from outside: its table, its pictures, and that it goes on where it was stopped."""
+
+import json
+import os
+import signal
+
+import pytest
+from PIL import Image
+
+from bitnet import methods
+from bitnet.training import Trainer
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch, compare_methods):
+    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
+    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+    monkeypatch.setattr(compare_methods, "MEASURED", 0.05)
+
+
+@pytest.fixture
+def run(mnist, tmp_path, compare_methods, capsys):
+    """run(...) -> (exit code, stdout, stderr), in this process."""
+
+    def run(*more, data=mnist):
+        try:
+            code = compare_methods.main(["--data", str(data), "--out", str(tmp_path / "out"), "--minutes", "0.005", *more])
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    run.out = tmp_path / "out"
+    return run
+
+
+def rows(folder):
+    return {row["name"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
+
+
+def test_table_files_and_pictures(run):
+    code, out, err = run("--methods", "float", "bnn", "dorefa:1,1,4", "twn")
+    assert code == 0 and err == ""
+    assert {path.name for path in run.out.iterdir()} == {"float", "bnn", "dorefa-1-1-4", "twn", "results.json", "results.txt",
+                                                         "error.png"}  # fmt: skip
+    found = rows(run.out)
+    assert found["bnn"]["published"] == list(methods.get("bnn").published["mnist"])
+    assert found["dorefa-1-1-4"]["bits"] == [1, 1, 4] and found["dorefa-1-1-4"]["published"] is None
+    assert found["float"]["bit_share_training"] == 0 and found["bnn"]["bit_share_inference"] == 1
+    assert 0 < found["bnn"]["bit_share_training"] < 0.5  # gradients are real: forward alone
+    assert found["twn"]["packed"] < found["float"]["packed"] / 8
+    for name in found:
+        assert any(line.startswith(name) for line in out.splitlines())
+    assert (run.out / "results.txt").read_text() in out
+    assert Image.open(run.out / "error.png").size > (1000, 400)
+
+
+def test_it_goes_on_where_it_was_stopped(run, monkeypatch):
+    step, steps = Trainer.train_step, []
+
+    def stopping(trainer, batch):
+        step(trainer, batch)
+        if trainer.checkpoint is not None:
+            steps.append(trainer)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopping)
+        code, out, _ = run("--methods", "dorefa", "bnn")
+    assert code == 130 and "go on with the same command" in out and not (run.out / "results.json").exists()
+    code, out, _ = run("--methods", "dorefa", "bnn")
+    assert code == 0 and "continuing with step" in out and set(rows(run.out)) == {"dorefa", "bnn"}
+    # what is finished is not trained again, another method is added
+    monkeypatch.setattr(Trainer, "train_step", stopping)
+    steps[:] = [None] * 10
+    code, out, _ = run("--methods", "dorefa", "xnor")
+    assert code == 0 and "dorefa:" not in out and set(rows(run.out)) == {"dorefa", "bnn", "xnor"}
+
+
+def test_dorefas_table(run, svhn):
+    code, out, _ = run("--table-1", "--models", "D", "--bits", "1,2,4", "32,32,32", data=svhn)
+    found = rows(run.out)
+    assert code == 0 and set(found) == {"dorefa-D-1-2-4", "float-D-32-32-32"}
+    assert found["dorefa-D-1-2-4"]["published"][0] == pytest.approx(12.2)
+    assert found["dorefa-D-1-2-4"]["bit_share_training"] > 0.5 and "12.20 %" in out
+
+
+def test_the_whole_table_is_there(compare_methods):
+    chosen = compare_methods.entries(compare_methods.parse(["--table-1"]))
+    assert len(chosen) == 4 * len(methods.TABLE_1) and len({entry.name for entry in chosen}) == len(chosen)
+    assert all(entry.published() for entry in chosen) and {entry.batch_size for entry in chosen} == {32}
+
+
+@pytest.mark.parametrize("options, part", [
+    (["--methods", "tnw"], "got 'tnw'"), (["--methods", "bnn:2,1,32"], "bnn has 1 bits for W, got 2"),
+    (["--methods", "bnn", "bnn"], "expected different methods"), (["--table-1", "--methods", "bnn"], "found both"),
+    (["--models", "A"], "with --table-1 only"), (["--minutes", "0"], "> 0"),
+])
+def test_what_cannot_be_followed_is_one_sentence(run, options, part):
+    code, _, err = run(*options)
+    assert code == 2 and len(err.splitlines()) == 1 and err.startswith("compare_methods.py: ") and part in err
