@@ -3,10 +3,11 @@
     python benchmarks/conv.py
     python benchmarks/conv.py --json runs/conv.json --threads 1
 
-forward, input_grad and weight_grad are the three products: of ours from codes to integers (the weight gradient: to scaled
-sums), packing included; of PyTorch from floats to floats; of OpenVINO the time of the convolution node by its own profiler,
-without quantizing and reordering. layer is the forward pass as a user meets it: float in, quantize, pack, convolve, float
-out, with weights that are quantized already. Layers are those of DoReFa-Net's SVHN models A and C, AlexNet and ResNet-18.
+forward, input_grad and weight_grad are the three products: of ours from codes to integers (gradients: to scaled sums),
+packing included, and forward once more on operands that are packed already ("bare"); of PyTorch from floats to floats; of
+OpenVINO the time of the convolution node by its own profiler, without quantizing and reordering. layer is the forward pass as
+a user meets it: float in, quantize, pack, convolve, float out, with weights that are quantized already. Layers are those of
+DoReFa-Net's SVHN models A and C, AlexNet and ResNet-18.
 """
 
 import sys
@@ -19,8 +20,9 @@ import pictures
 from bitnet import Codes, execution, use_kernels
 from bitnet.functional import same_padding
 from bitnet.kernels import peak as limits
-from bitnet.kernels import products
+from bitnet.kernels import popcount, products
 from bitnet.kernels.geometry import Conv
+from bitnet.kernels.packing import pack_channels
 from bitnet.quantizers import DoReFaActivation
 
 PAIRS = ((1, 1), (1, 2), (1, 4), (2, 2))
@@ -59,14 +61,14 @@ ALEXNET = [
     _layer("AlexNet fc1", 8, 1, 4096, 4096, 1, padding=0),
 ]
 RESNET18 = [
-    _layer("ResNet-18 conv2_x", 8, 56, 64, 64, 3),
-    _layer("ResNet-18 conv3_1", 8, 56, 64, 128, 3, 2, padding=1),
-    _layer("ResNet-18 conv3_x", 8, 28, 128, 128, 3),
-    _layer("ResNet-18 conv4_1", 8, 28, 128, 256, 3, 2, padding=1),
-    _layer("ResNet-18 conv4_x", 8, 14, 256, 256, 3),
-    _layer("ResNet-18 conv5_1", 8, 14, 256, 512, 3, 2, padding=1),
-    _layer("ResNet-18 conv5_x", 8, 7, 512, 512, 3),
-    _layer("ResNet-18 short3", 8, 56, 64, 128, 1, 2, padding=0),
+    _layer("ResNet-18 conv2_x", 16, 56, 64, 64, 3),
+    _layer("ResNet-18 conv3_1", 16, 56, 64, 128, 3, 2, padding=1),
+    _layer("ResNet-18 conv3_x", 16, 28, 128, 128, 3),
+    _layer("ResNet-18 conv4_1", 16, 28, 128, 256, 3, 2, padding=1),
+    _layer("ResNet-18 conv4_x", 16, 14, 256, 256, 3),
+    _layer("ResNet-18 conv5_1", 16, 14, 256, 512, 3, 2, padding=1),
+    _layer("ResNet-18 conv5_x", 16, 7, 512, 512, 3),
+    _layer("ResNet-18 short3", 16, 56, 64, 128, 1, 2, padding=0),
 ]
 LAYERS = [*svhn("A", 1), *svhn("C", 0.25), *ALEXNET, *RESNET18]
 QUICK_LAYERS = [layer for layer in LAYERS if layer.name in ("SVHN-A conv4", "SVHN-C conv2")]
@@ -138,6 +140,17 @@ class Work:
                 binary_macs=binary if name == "popcount" else 0, bytes=moved, note=note if name == "auto" else ""))
         return found
 
+    def bare(self, w_bits, a_bits):
+        """The forward product alone, by popcount on operands that are packed already."""
+        x, w = (make() for make in self.operands("forward", w_bits, a_bits, None))
+        conv, size = self.conv.flattened(*self.x_shape[1:3])
+        w = w.with_values(w.values.reshape(conv.weight_shape))
+        forward = popcount.Forward(x, w, conv, size, products.accumulator_type(x, w, conv))
+        words = pack_channels(x.with_values(x.values.reshape(len(self.x), *size, conv.in_channels)), conv.groups, conv.padding)
+        return self.contender("forward", common.bits_text(w_bits, a_bits, None), "popcount", {"": lambda: forward(words)},
+                              binary_macs=self.macs * w_bits * a_bits, note="bare: operands packed before",
+                              extra={"bare": True})
+
     def of_floats(self, path):
         """Our own float path."""
         lhs, rhs = {"forward": (self.x, self.w), "layer": (self.x, self.w), "input_grad": (self.g, self.w),
@@ -207,7 +220,7 @@ class Work:
         if path == "layer":
             found = [contender for pair in pairs for contender in self.layers_of_ours(*pair)]
         elif path == "forward":
-            found = [contender for w, a in pairs for contender in self.of_ours(path, (w, a, None))]
+            found = [contender for w, a in pairs for contender in (*self.of_ours(path, (w, a, None)), self.bare(w, a))]
         elif path == "input_grad":
             found = [contender for w in sorted({w for w, _ in pairs}) for g in gradients
                      for contender in self.of_ours(path, (w, None, g))]

@@ -5,6 +5,7 @@ on the one that ``dispatch`` measured to be the quickest. Where one operand is a
 the log says so. No other path leads from codes to floats.
 """
 
+import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,8 @@ FAMILIES = tuple(products.FAMILIES)
 
 _family = "auto"
 _log = None
-_layer = ""
+_layer = _path = ""
+_watcher = None
 
 
 @contextmanager
@@ -75,13 +77,42 @@ def log():
 
 @contextmanager
 def layer(name):
-    """Give the products inside the block the name of a layer."""
-    global _layer
-    previous, _layer = _layer, name
+    """Give the products and all other work inside the block the name of a layer, or of another part of a program."""
+    previous = _layer, _path
+    _move(name, "")
     try:
         yield
     finally:
-        _layer = previous
+        _move(*previous)
+
+
+@contextmanager
+def path(name):
+    """Say that the work inside the block belongs to a product of the current layer: "forward", "input_grad", "weight_grad"."""
+    previous = _path
+    _move(_layer, name)
+    try:
+        yield
+    finally:
+        _move(_layer, previous)
+
+
+def _move(layer, path):
+    global _layer, _path
+    if _watcher is not None:
+        _watcher(layer, path)
+    _layer, _path = layer, path
+
+
+@contextmanager
+def watch(watcher):
+    """Call ``watcher(layer, path)`` whenever the work inside the block comes to another layer or path."""
+    global _watcher
+    previous, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = previous
 
 
 def current_layer():
@@ -149,6 +180,21 @@ def _signs(w):
     return replace(w, scale=(positive + negative) / 2), magnitudes
 
 
+def _on_path(name):
+    """Decorate a product: inside it, ``path(name)`` holds."""
+
+    def decorate(product):
+        @functools.wraps(product)
+        def on_path(*args):
+            with path(name):
+                return product(*args)
+
+        return on_path
+
+    return decorate
+
+
+@_on_path("forward")
 def forward(x, w, conv, bias=None):
     """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
 
@@ -171,11 +217,13 @@ def forward(x, w, conv, bias=None):
     return dense.forward(*_real_pair(x, w), conv, bias)
 
 
+@_on_path("forward")
 def forward_accum(x, w, conv):
     """``forward`` of two operands that are Codes, as integers (N, OH, OW, F), to be multiplied by both scales."""
     return _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3], lambda family: products.forward(family, x, w, conv))
 
 
+@_on_path("input_grad")
 def input_grad(g, w, conv, size):
     """Gradient with respect to an input of ``size`` = (H, W), of a gradient (N, OH, OW, F) and a weight.
 
@@ -201,6 +249,7 @@ def input_grad(g, w, conv, size):
                      lambda family: products.input_grad(family, g, w, conv, size, scale))
 
 
+@_on_path("weight_grad")
 def weight_grad(g, x, conv):
     """Gradient with respect to the weight, of a gradient (N, OH, OW, F) and an input (N, H, W, C).
 

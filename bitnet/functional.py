@@ -210,13 +210,14 @@ class FirstBlock(Function):
     def forward(self, x, w, b=None, conv=None, pool=1, quantizer=None):
         self.x, self.conv, self.pool, self.layer = x, conv, pool, execution.current_layer()
         execution.record_float("forward", x, w, conv, x.shape[1:3])
-        values, self.route = direct.encode(x, w, conv, b, pool, quantizer.bits)
+        with execution.path("forward"):
+            values, self.route = direct.encode(x, w, conv, b, pool, quantizer.bits)
         return Codes(values, quantizer.bits, "unsigned", 1 / quantizer.top)
 
     def backward(self, grad_output):
-        with execution.layer(self.layer):
+        with execution.layer(self.layer), execution.path("weight_grad"):
             execution.record_float("weight_grad", grad_output, self.x, self.conv, self.x.shape[1:3])
-        grad_w, grad_b = direct.block_grads(grad_output, self.route, self.x, self.conv, self.pool)
+            grad_w, grad_b = direct.block_grads(grad_output, self.route, self.x, self.conv, self.pool)
         return (None, grad_w, grad_b)[:len(self.needs_grad)]
 
 
@@ -371,6 +372,7 @@ class SoftmaxCrossEntropy(Function):
         return grad * (grad_output / len(grad))
 
 
+@execution.layer("loss")
 def softmax_cross_entropy(logits, labels):
     """Cross entropy of softmax(logits) (N, classes) with integer labels (N,), the mean over the batch."""
     return SoftmaxCrossEntropy.apply(logits, labels=_check_labels(logits, labels))
@@ -389,6 +391,7 @@ class SquaredHinge(Function):
         return -2 * self.targets * self.slack * (grad_output / self.slack.size)
 
 
+@execution.layer("loss")
 def squared_hinge(logits, labels):
     """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes."""
     return SquaredHinge.apply(logits, labels=_check_labels(logits, labels))

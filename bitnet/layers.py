@@ -52,7 +52,8 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, x):
-        return self.forward(as_tensor(x))
+        with execution.layer(self.name or execution.current_layer()):
+            return self.forward(as_tensor(x))
 
     def _attributes(self, kind):
         return {name: value for name, value in vars(self).items() if isinstance(value, kind)}
@@ -288,8 +289,8 @@ def conv_block(x, conv, norm, act, pool=None):
             and conv.input_quantizer is None and (norm.training or not is_recording()) and _side_by_side(pool)):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
-    weight = quantized_weight(conv)
     with execution.layer(conv.name):
+        weight = quantized_weight(conv)
         return functional.ConvBlock.apply(
             x, weight, norm.gamma, norm.beta, conv=functional.convolution_of(x, weight, conv.stride, conv.padding, conv.groups),
             norm=norm, pool=pool.size if pool else 1, quantizer=act.quantizer, grad_quantizer=conv.grad_quantizer)

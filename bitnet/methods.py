@@ -175,7 +175,7 @@ METHODS = {
         note="half of the run in float, half on bits. The paper counts bits that disagree (``bitwise_disagreement``): of ten "
              "outputs all then go to -1, one wrong in ten, and stay there"),
     "staircase": Method(
-        "Hardening tanh staircase (\"Lego-Net\" of the founding table)", "", (1, 32, 32), ("staircase", {}), free="W",
+        "Hardening tanh staircase (\"Lego-Net\")", "", (1, 32, 32), ("staircase", {}), free="W",
         note="weights are real until the last step; evaluated in their hard form"),
 }  # fmt: skip
 

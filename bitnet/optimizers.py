@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bitnet import execution
 from bitnet.functional import ap2
 from bitnet.kernels import elementwise, latent
 
@@ -25,6 +26,7 @@ class Optimizer:
         self.state = [{slot: np.zeros(parameter.shape, parameter.data.dtype) for slot in self.slots}
                       for parameter in self.parameters]
 
+    @execution.layer("optimizer")
     def step(self):
         """Update every parameter once."""
         self.steps += 1

@@ -87,7 +87,7 @@ def format_layers(model, records, batch_size):
     rows.append(["all", "", "", *_sizes(*totals[:3]), f"{totals[3] / 1e6:.2f}", "", "", ""])
     notes.append("MMAC: millions of multiply-accumulates an image; packed: weights in W bits; -: not needed")
     notes += _source_of_choice(records)
-    return "\n".join([_columns([head, *rows], left=(0, 1, 2, 7, 8, 9)), *notes])
+    return "\n".join([columns([head, *rows], left=(0, 1, 2, 7, 8, 9)), *notes])
 
 
 def _source_of_choice(records):
@@ -123,7 +123,8 @@ def _bytes(count):
     return f"{int(count)} B"
 
 
-def _columns(rows, left):
+def columns(rows, left):
+    """Rows of texts as lines with aligned columns, those numbered in ``left`` to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -138,7 +139,7 @@ def confusion_table(confusion):
     right = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
     rows = [["label", *map(str, classes), "right"]]
     rows += [[str(c), *[str(n) if n else "." for n in confusion[c]], f"{right[c]:.1%}"] for c in classes]
-    return _columns(rows, left=())
+    return columns(rows, left=())
 
 
 def write_metrics(path, history):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from bitnet import execution
 from bitnet.codes import Codes
 
 _recording = True
@@ -152,15 +153,18 @@ class Function:
     Subclasses define ``forward(*arrays, **options)``, which may keep what backward needs as attributes of self, and
     ``backward(grad_output)``, which returns one gradient (or None) for each input. An input arrives as Codes where the
     tensor holds codes and the class says ``takes_codes``, else as a float array; ``forward`` may return either.
-    ``self.needs_grad`` tells for each input whether its gradient is wanted.
+    ``self.needs_grad`` tells for each input whether its gradient is wanted, ``self.layer`` in which layer the call was made:
+    there ``backward`` runs, too.
     """
 
     takes_codes = False
+    layer = ""
 
     @classmethod
     def apply(cls, *tensors, **options):
         """Run the operation on tensors; keyword options go to ``forward`` as they are."""
         function = cls()
+        function.layer = execution.current_layer()
         function.needs_grad = [tensor.requires_grad for tensor in tensors]
         result = Tensor(function.forward(*(t.raw if cls.takes_codes else t.data for t in tensors), **options))
         if _recording and any(function.needs_grad):
@@ -172,7 +176,8 @@ class Function:
     def backward_once(self, grad_output):
         """Run ``backward`` and drop everything kept for it."""
         self.check_alive()
-        grads = self.backward(grad_output)
+        with execution.layer(self.layer):
+            grads = self.backward(grad_output)
         self.__dict__ = {"parents": None}
         return grads if isinstance(grads, tuple) else (grads,)
 

@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 
-from bitnet import functional, optimizers, random
+from bitnet import execution, functional, optimizers, random
 from bitnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.datasets import Loader
+from bitnet.kernels.elementwise import all_finite
 from bitnet.layers import unfused
 from bitnet.tensor import Tensor, no_grad
 
@@ -138,6 +139,7 @@ class Trainer:
                 callback.on_epoch(self, record)
         return True
 
+    @execution.layer("rest of the step")
     def train_step(self, batch):
         """Forward, backward and update for one batch."""
         if self.prepare is not None:
@@ -148,18 +150,19 @@ class Trainer:
         loss = self.loss_function(logits, batch, self)
         self.loss = float(loss.data)
         # a quantizer turns NaN into some code: batch norm's statistics may tell of trouble that the loss does not see
-        if not math.isfinite(self.loss) or not all(map(all_finite, self.model.named_buffers().values())):
+        if not math.isfinite(self.loss) or not all_finite(*self.model.named_buffers().values()):
             origin = find_non_finite(self.model, batch.images, noise)
             raise NonFiniteError(f"training diverged in {self.where} with a loss of {self.loss}; {origin}")
         loss.backward()
         parameters = self.model.named_parameters()
-        for name, parameter in reversed(parameters.items()):  # backward begins at the last layer
-            if parameter.grad is not None and not all_finite(parameter.grad):
-                raise NonFiniteError(f"training diverged in {self.where}; {_began(name, 'the gradient of its {}')}")
+        grads = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+        if not all_finite(*grads.values()):
+            name = next(name for name in reversed(grads) if not all_finite(grads[name]))  # backward begins at the last layer
+            raise NonFiniteError(f"training diverged in {self.where}; {_began(name, 'the gradient of its {}')}")
         self.optimizer.step()
-        for name, parameter in parameters.items():
-            if not all_finite(parameter.data):
-                raise NonFiniteError(f"training diverged in the update of {self.where}; {_began(name, 'its {}')}")
+        if not all_finite(*(parameter.data for parameter in parameters.values())):
+            name = next(name for name, parameter in parameters.items() if not all_finite(parameter.data))
+            raise NonFiniteError(f"training diverged in the update of {self.where}; {_began(name, 'its {}')}")
         self.loss_sum += self.loss * len(batch.labels)
         self.correct += int((logits.data.argmax(axis=1) == batch.labels).sum())
         self.seen += len(batch.labels)
@@ -322,15 +325,6 @@ def fingerprint(digits):
     for index in np.linspace(0, len(digits) - 1, 64).astype(int):
         digest.update(np.ascontiguousarray(digits.images[index]))
     return f"'{digits.name}' ({len(digits)} images, fingerprint {digest.hexdigest()[:12]})"
-
-
-def all_finite(array):
-    """Whether an array holds neither infinities nor NaNs; one pass over memory where it does not overflow."""
-    flat = np.ravel(array)
-    if flat.dtype.kind != "f":
-        return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(math.isfinite(np.vdot(flat, flat)) or np.isfinite(flat).all())
 
 
 def find_non_finite(model, images, noise):

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import bitnet
-from bitnet import execution, frozen, methods, models, report
+from bitnet import execution, frozen, methods, models, profile, report
 from bitnet.checkpoint import CheckpointError, load_checkpoint
 from bitnet.datasets import Augmentation, DataError, load_digits
 from bitnet.kernels import compile, threads
@@ -86,6 +86,8 @@ def parse(argv):
     add("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")
     add("--out", type=Path, metavar="DIR", help="must be new or empty, except to resume (runs/svhn-MODEL-W-A-G)")
     add("--save-every", type=number(int, 0), default=200, metavar="STEPS", help="0: only after each epoch (200)")
+    add("--profile", action="store_true", help=f"tell where the time of {profile.STEPS} steps of this training goes, after its "
+        f"first {profile.WARM}; changes no bit of it")
     add("--resume", action="store_true", help="continue the run in --out, bit for bit, with its own options")
     return parser.parse_args(argv)
 
@@ -158,11 +160,14 @@ def train(given):
                    "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"])}  # fmt: skip
     title = f"{name}, trained on {'generated digits, not SVHN' if digits.generated else digits.name}"
     progress = report.Progress()
+    watching = [progress, report.Files(out, title)]
+    if given.profile:
+        watching.append(profile.ProfileSteps(before=progress.close))
     trainer = Trainer(
         model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"], **options,
         augment=Augmentation(), checkpoint=out / "checkpoint.h5", save_every=given.save_every, config=settings,
         notes={"data": where, "threads": threads.get_threads(), "kernels": given.kernels},
-        callbacks=[progress, report.Files(out, title)],
+        callbacks=watching,
     )  # fmt: skip
     return drive(trainer, checkpoint, out, name, title, progress, __file__)
 

@@ -15,7 +15,15 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.elementwise import add_lanes, gradient_code, gradient_factor, gradient_limits, lines_of, over_lines
+from bitnet.kernels.elementwise import (
+    add_lanes,
+    gradient_code,
+    gradient_factor,
+    gradient_limits,
+    lines_of,
+    over_lines,
+    repeated,
+)
 from bitnet.kernels.noise import uniform
 from bitnet.kernels.vectors import at, copy16, prefetch, put
 
@@ -28,15 +36,6 @@ SLACK = 16
 @inlined
 def _real(accum, i, kappa):
     return np.float32(at(accum, i)) * kappa
-
-
-@inlined
-def _repeated(values, segment):
-    """Values of the channels, float32, for each pixel of a segment."""
-    line = np.empty((segment // values.size, values.size), np.float32)
-    for x in range(len(line)):
-        line[x] = values
-    return line.reshape(-1)
 
 
 @kernel
@@ -61,7 +60,7 @@ def sums(accum, kappa):
 @kernel
 def _encode(start, stop, accum, kappa, scale, shift, height, line, segment, channels, pool, out_height, out_line, top, codes,
             route):
-    scales, shifts = _repeated(scale, segment), _repeated(shift, segment)
+    scales, shifts = repeated(scale, segment), repeated(shift, segment)
     z, tap = np.empty(pool * line + SLACK, np.float32), np.empty(out_line + SLACK, np.float32)
     best, place = z if pool == 1 else np.empty(out_line, np.float32), np.ones(out_line, np.uint8)
     zero, one = np.float32(0), np.float32(1)
@@ -107,9 +106,9 @@ def encode(accum, kappa, scale, shift, pool, bits):
     _, line, segment = lines_of(accum.shape)
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    threads.run(_encode, samples * shape[1], accum.reshape(-1), np.float32(kappa), scale, shift, height, line, segment,
-                channels, pool, shape[1], shape[2] * channels, np.float32((1 << bits) - 1), codes.reshape(-1),
-                route.reshape(-1))
+    threads.run(_encode, samples * shape[1], accum.reshape(-1), np.float32(kappa), scale.astype(np.float32),
+                shift.astype(np.float32), height, line, segment, channels, pool, shape[1], shape[2] * channels,
+                np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
     return codes, route
 
 
@@ -166,7 +165,7 @@ def grad_sums(g, route, accum, kappa, pool):
 def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, height, line, segment, channels, pool, out_height,
                 out_line, half, limit, key0, key1, largest, codes):
     size = height * line
-    scales, slopes, offsets = _repeated(scale, segment), _repeated(slope, segment), _repeated(offset, segment)
+    scales, slopes, offsets = repeated(scale, segment), repeated(slope, segment), repeated(offset, segment)
     dz, parts = np.empty(line + SLACK, np.float32), np.empty(pool * out_line + SLACK, np.float32)
     dy = np.empty(size, np.float32)  # of a sample, which stays in cache
     bits, magnitude = dy.view(np.int32), largest.view(np.int32)
@@ -211,6 +210,7 @@ def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
     samples, height, _, channels = accum.shape
     _, line, segment = lines_of(accum.shape)
     codes, largest = np.empty(accum.shape, np.uint8), np.empty(samples, np.float32)
+    scale, slope, offset = (values.astype(np.float32) for values in (scale, slope, offset))
     threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), np.float32(kappa), scale, slope,
                 offset, height, line, segment, channels, pool, g.shape[1], g.shape[2] * channels,
                 *gradient_limits(g.dtype, bits), *key, largest, codes.reshape(-1))

@@ -13,7 +13,7 @@ of ``tiles``, four codes a step.
 
 Operand layouts: pixels' channels, four to a step, as they are (N, group, padded H, padded W, C rounded up to 4); weights
 (group, block, digit, tap * step, 16 columns, 4). For the weight gradient, streams of positions: input (N, phase, C, bytes),
-gradient (N, block, digit, position / 4, 16 columns, 4), with level 0 in the holes between rows.
+gradient (N, block, digit, four positions, 16 columns, 4), with level 0 where a position is no output.
 """
 
 from functools import lru_cache
@@ -27,6 +27,7 @@ from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, in
 from bitnet.kernels.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 from bitnet.kernels.vectors import at, put, store_levels, store_transposed
 
+SHORT = 1 << 15  # bytes that are packed quicker than another thread wakes up
 DIGIT = 4  # bits of a digit, where a level has two
 
 
@@ -106,7 +107,8 @@ def _weight(w, conv, along, taps=None):
     packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
     sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
     threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
-                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1))
+                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1),
+                short=w.values.size < SHORT)
     return packed, sums
 
 
@@ -148,6 +150,8 @@ def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, s
     phases = stride_y * stride_x
     wide = stride_x == 1 and width >= 16
     for sample in range(start, stop):
+        for i in range(sample * phases * channels * length, (sample + 1) * phases * channels * length):
+            put(out, i, np.uint8(0))
         for y in range(height):
             row, image_row = y + top, (sample * height + y) * width
             base = (sample * phases + row % stride_y * stride_x) * channels * length + row // stride_y * row_width
@@ -216,8 +220,25 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
 
 
 @lru_cache(maxsize=256)
-def _stream_steps(length, shifts):
-    return steps((0,), shifts, 0, length * COLUMNS, 4 * np.arange(length), np.arange(length) * COLUMNS)
+def _fours(out_size, row_width):
+    """Groups of four positions that cover all outputs: where in a stream each begins, and its four pixels (-1: none).
+
+    Cut from the stream as it is, groups also cover the holes between rows; cut row by row, each row's last one may be short.
+    """
+    height, width = out_size
+    whole = 4 * np.arange(_steps_for((height - 1) * row_width + width))
+    by_row = (np.arange(height)[:, None] * row_width + np.arange(0, width, 4)).ravel()
+    offsets, row = (by_row, by_row // row_width) if len(by_row) < len(whole) else (whole, None)
+    positions = offsets[:, None] + np.arange(4)
+    y, x = positions // row_width, positions % row_width
+    is_output = (x < width) & (y < height) & (True if row is None else y == row[:, None])
+    return offsets, np.where(is_output, y * width + x, -1).ravel()
+
+
+@lru_cache(maxsize=256)
+def _stream_steps(out_size, row_width, shifts):
+    offsets, _ = _fours(out_size, row_width)
+    return steps((0,), shifts, 0, len(offsets) * COLUMNS, offsets, np.arange(len(offsets)) * COLUMNS)
 
 
 def weight_grad(g, x, conv, scale):
@@ -225,18 +246,18 @@ def weight_grad(g, x, conv, scale):
     samples, size, (factor, offset) = len(g.values), x.values.shape[1:3], affine(x)
     plan = position_plan(conv, size, offset > 0)
     blocks = blocks_for(conv.group_out)
-    steps_ = _steps_for(int(plan.positions[-1]) + 1)
-    pixel_of = np.full(4 * steps_, -1)  # of each position of a stream
-    pixel_of[plan.positions] = np.arange(len(plan.positions))
-    gradient = arrays.empty((samples, conv.groups * blocks, len(_digit_shifts(g.bits)), steps_, COLUMNS, 4), np.int8)
+    out_size = g.values.shape[1:3]
+    offsets, pixel_of = _fours(out_size, plan.row_width)
+    shape = (samples, conv.groups * blocks, len(_digit_shifts(g.bits)), len(offsets), COLUMNS, 4)
+    gradient = arrays.empty(shape, np.int8)
     if conv.group_out % COLUMNS:
         gradient[:] = 0
     threads.run(_streams_of_gradients, samples, g.values.reshape(-1), g.values[0].size, pixel_of, conv.out_channels,
                 conv.group_out, conv.groups * blocks, g.bits, *affine(g), gradient.reshape(-1))
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
-    length = max(rows_down * plan.row_width, int(plan.tap_offsets.max()) + 4 * steps_)
-    stream = arrays.zeros((samples, phases, conv.in_channels, length), np.uint8)
+    length = max(rows_down * plan.row_width, int(plan.tap_offsets.max() + offsets[-1]) + 4)
+    stream = arrays.empty((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
     table = arrays.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int32)
@@ -247,7 +268,7 @@ def weight_grad(g, x, conv, scale):
     tiles = conv.groups * -(-conv.group_in // ROWS)
     threads.run(_weight_grad, tiles, samples, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1),
                 scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
-                *_stream_steps(steps_, _digit_shifts(g.bits)), DIGIT, factor - 1, length, stream[0].size,
+                *_stream_steps(out_size, plan.row_width, _digit_shifts(g.bits)), DIGIT, factor - 1, length, stream[0].size,
                 stream[0, 0].size, gradient[0].size // 4, gradient[0, 0].size // 4, conv.groups, conv.group_in,
                 conv.group_out, blocks)
     return out

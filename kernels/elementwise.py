@@ -22,6 +22,62 @@ def _blocks(size):
     return -(-size // BLOCK)
 
 
+# Weights
+
+@kernel
+def _encode_sign(start, stop, w, codes, partial):
+    lanes = np.empty(SEGMENT)
+    for tile in range(start, stop):
+        lanes[:] = 0
+        last = min((tile + 1) * 16384, w.size)
+        for first in range(tile * 16384, last, SEGMENT):
+            for i in range(min(SEGMENT, last - first)):
+                value = at(w, first + i)
+                put(codes, first + i, np.uint8(value >= 0))
+                put(lanes, i, at(lanes, i) + np.float64(abs(value)))
+        partial[tile] = lanes.sum()
+
+
+def encode_sign(w):
+    """Signs of an array, and its mean magnitude.
+
+    Returns
+    -------
+    codes : uint8 array of w's shape, 1 where w >= 0
+    mean : float, of |w|, summed in float64
+    """
+    codes, partial = np.empty(w.shape, np.uint8), np.empty(_blocks(w.size))
+    threads.run(_encode_sign, len(partial), w.reshape(-1), codes.reshape(-1), partial)
+    return codes, float(partial.sum() / w.size)
+
+
+def tanh(w):
+    """tanh of every element, by NumPy, in blocks."""
+    out = np.empty_like(w)
+    source, target = w.reshape(-1), out.reshape(-1)
+
+    def work(start, stop):
+        part = slice(start * BLOCK, stop * BLOCK)
+        np.tanh(source[part], out=target[part])
+
+    threads.run(work, _blocks(w.size))
+    return out
+
+
+@kernel
+def _encode_symmetric(start, stop, t, largest, half, top, codes):
+    for i in range(start * 16384, min(stop * 16384, t.size)):
+        put(codes, i, np.uint8(np.int32(np.rint(top * (at(t, i) / largest * half + half)))))
+
+
+def encode_symmetric(t, largest, bits):
+    """The nearest of 2**bits levels from -largest to largest: uint8 codes rint(n * (t / (2 * largest) + 1/2))."""
+    codes, number = np.empty(t.shape, np.uint8), t.dtype.type
+    threads.run(_encode_symmetric, _blocks(t.size), t.reshape(-1), number(largest), number(0.5), number((1 << bits) - 1),
+                codes.reshape(-1))
+    return codes
+
+
 # Activations
 
 @kernel
@@ -224,37 +280,48 @@ def channel_sums(a, b):
     return over_lines(_channel_sums, a.shape, a.reshape(-1), b.reshape(-1))
 
 
+@inlined
+def repeated(values, segment):
+    """Values of the channels for each pixel of a segment."""
+    line = np.empty((segment // values.size, values.size), values.dtype)
+    for x in range(len(line)):
+        line[x] = values
+    return line.reshape(-1)
+
+
 @kernel
-def _channel_affine(start, stop, x, scale, shift, rows, channels, out):
-    for row in range(start * 256, min(stop * 256, rows)):
-        for c in range(channels):
-            i = row * channels + c
-            put(out, i, at(x, i) * at(scale, c) + at(shift, c))
+def _channel_affine(start, stop, x, scale, shift, line, segment, out):
+    scales, shifts = repeated(scale, segment), repeated(shift, segment)
+    for row in range(start, stop):
+        for first in range(row * line, (row + 1) * line, segment):
+            for i in range(min(segment, (row + 1) * line - first)):
+                put(out, first + i, at(x, first + i) * at(scales, i) + at(shifts, i))
 
 
 def channel_affine(x, scale, shift):
     """``x * scale + shift`` with one scale and shift for each channel (the last axis)."""
-    out, channels = np.empty(x.shape, x.dtype), x.shape[-1]
-    rows = x.size // channels
-    threads.run(_channel_affine, -(-rows // ROWS), x.reshape(-1), scale.astype(x.dtype), shift.astype(x.dtype), rows, channels,
+    out = np.empty(x.shape, x.dtype)
+    lines, line, segment = lines_of(x.shape)
+    threads.run(_channel_affine, lines, x.reshape(-1), scale.astype(x.dtype), shift.astype(x.dtype), line, segment,
                 out.reshape(-1))
     return out
 
 
 @kernel
-def _channel_blend(start, stop, a, b, scale_a, scale_b, shift, rows, channels, out):
-    for row in range(start * 256, min(stop * 256, rows)):
-        for c in range(channels):
-            i = row * channels + c
-            put(out, i, at(a, i) * at(scale_a, c) + at(b, i) * at(scale_b, c) + at(shift, c))
+def _channel_blend(start, stop, a, b, scale_a, scale_b, shift, line, segment, out):
+    scales_a, scales_b, shifts = repeated(scale_a, segment), repeated(scale_b, segment), repeated(shift, segment)
+    for row in range(start, stop):
+        for first in range(row * line, (row + 1) * line, segment):
+            for i in range(min(segment, (row + 1) * line - first)):
+                put(out, first + i, at(a, first + i) * at(scales_a, i) + at(b, first + i) * at(scales_b, i) + at(shifts, i))
 
 
 def channel_blend(a, b, scale_a, scale_b, shift):
     """``a * scale_a + b * scale_b + shift``, scales and shift one for each channel."""
-    out, channels = np.empty(a.shape, a.dtype), a.shape[-1]
-    rows = a.size // channels
-    threads.run(_channel_blend, -(-rows // ROWS), a.reshape(-1), b.reshape(-1), scale_a.astype(a.dtype),
-                scale_b.astype(a.dtype), shift.astype(a.dtype), rows, channels, out.reshape(-1))
+    out = np.empty(a.shape, a.dtype)
+    lines, line, segment = lines_of(a.shape)
+    threads.run(_channel_blend, lines, a.reshape(-1), b.reshape(-1), scale_a.astype(a.dtype), scale_b.astype(a.dtype),
+                shift.astype(a.dtype), line, segment, out.reshape(-1))
     return out
 
 
@@ -362,3 +429,15 @@ def adam(parameter, grad, mean, square, step, lr, beta1, beta2, eps, decay):
     threads.run(_adam, _blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1), square.reshape(-1),
                 number(lr / (1 - beta1 ** step)), number(beta1), number(beta2), number(1 / (1 - beta2 ** step)), number(eps),
                 number(decay))
+
+
+# Checks
+
+def all_finite(*arrays):
+    """Whether no array holds an infinity or a NaN; one pass over memory where its squares do not overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for array in arrays:
+            flat = np.ravel(array)
+            if flat.dtype.kind == "f" and not (math.isfinite(np.vdot(flat, flat)) or np.isfinite(flat).all()):
+                return False
+    return True

@@ -21,6 +21,7 @@ from bitnet.kernels.spatial import COLUMNS, blocks_for
 from bitnet.kernels.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
 
 WORD = 32
+SHORT = 1 << 18  # bits that are packed quicker than another thread wakes up
 
 
 def words_for(depth):
@@ -45,20 +46,29 @@ def gather_bits(codes, index, count, plane):
 def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
     group_channels = channels // groups
     words = (group_channels + 31) // 32
-    plane_size = padded_height * padded_width * words
-    for row in range(start, stop):
-        sample, y = row // height, row % height
+    line, plane_size = padded_width * words, padded_height * padded_width * words
+    for row in range(start, stop):  # of padded images
+        sample, y = row // padded_height, row % padded_height - top
         for group in range(groups):
-            source = row * width * channels + group * group_channels
-            target = (sample * groups + group) * planes * plane_size + ((y + top) * padded_width + left) * words
-            for _ in range(width):
-                for word in range(words):
-                    count = min(32, group_channels - 32 * word)
-                    for plane in range(planes):
-                        bits = gather_bits(codes, source + 32 * word, count, plane)
-                        put(out, target + plane * plane_size + word, bits)
-                source += channels
-                target += words
+            target = (sample * groups + group) * planes * plane_size + (y + top) * line
+            inside = 0 <= y < height
+            for plane in range(planes):  # zeros around the image
+                begin = target + plane * plane_size
+                for i in range(begin, begin + (left * words if inside else line)):
+                    put(out, i, np.uint32(0))
+                for i in range(begin + (left + width) * words if inside else begin + line, begin + line):
+                    put(out, i, np.uint32(0))
+            if inside:
+                source = (sample * height + y) * width * channels + group * group_channels
+                target += left * words
+                for _ in range(width):
+                    for word in range(words):
+                        count = min(32, group_channels - 32 * word)
+                        for plane in range(planes):
+                            bits = gather_bits(codes, source + 32 * word, count, plane)
+                            put(out, target + plane * plane_size + word, bits)
+                    source += channels
+                    target += words
 
 
 def pack_channels(codes, groups, padding):
@@ -78,8 +88,8 @@ def pack_channels(codes, groups, padding):
     (top, bottom), (left, right) = padding
     planes = len(planes_of(codes).shifts)
     shape = (samples, groups, planes, height + top + bottom, width + left + right, words_for(channels // groups))
-    out = (arrays.zeros if np.any(padding) else arrays.empty)(shape, np.uint32)
-    threads.run(_pack_channels, samples * height, plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
+    out = arrays.empty(shape, np.uint32)
+    threads.run(_pack_channels, samples * shape[3], plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
                 top, left, shape[3], shape[4], out.reshape(-1))
     return out
 
@@ -149,7 +159,7 @@ def pack_weight(codes, conv, along, taps=None):
     shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
     out = (arrays.zeros if group_columns % COLUMNS else arrays.empty)(shape, np.uint32)
     threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
-                len(shifts), blocks, out.reshape(-1))
+                len(shifts), blocks, out.reshape(-1), short=codes.values.size * len(shifts) < SHORT)
     # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
     counts = np.bitwise_count(out).reshape(*shape[:3], len(taps), -1, COLUMNS).sum(axis=4, dtype=np.int64)
     sums = sum(counts[:, :, plane] << shift for plane, shift in enumerate(shifts)).transpose(2, 0, 1, 3)
@@ -164,6 +174,8 @@ def _pack_positions(start, stop, codes, height, width, channels, top, left, stri
     for sample in range(start, stop):
         for phase in range(phases):
             image = (sample * phases + phase) * planes
+            for i in range(image * out_words * out_channels, (image + planes) * out_words * out_channels):
+                put(out, i, np.uint32(0))
             for q8 in range(out_words * 4):
                 octet[:] = 0
                 found = False
@@ -212,7 +224,7 @@ def pack_positions(codes, groups, padding, stride, row_width, words, group_strid
     """
     samples, height, width, channels = codes.values.shape
     planes = len(planes_of(codes).shifts)
-    out = arrays.zeros((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
+    out = arrays.empty((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
     threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), height, width, channels, *padding, *stride,
                 row_width, planes, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
     return out

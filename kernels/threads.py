@@ -7,6 +7,7 @@ two tiles write to the same place: so results are bit-identical on any number of
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -20,6 +21,7 @@ _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 _grow = threading.Lock()
 _blas = _limit = None
 _serial_blocks = 0
+_observer = None
 _blas_lock = threading.Lock()
 
 
@@ -42,14 +44,9 @@ def set_threads(count):
 
 
 def _work(tasks):
+    _local.inside = True
     while True:
-        work, done = tasks.get()
-        _local.inside = True
-        try:
-            work()
-            done.put(None)
-        except BaseException as error:
-            done.put(error)
+        tasks.get()()
 
 
 def _reset_after_fork():
@@ -60,15 +57,40 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def run(function, tiles, *args):
+def run(function, tiles, *args, short=False):
     """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
 
     There are a few ranges a thread, and each thread takes the next one when it is done with its last: a processor that
-    is busy with something else then holds nobody up.
+    is busy with something else then holds nobody up, and a kernel that is done before other threads woke up waits for none.
 
-    Inside ``function`` a further call runs in the calling thread: all threads are busy there.
+    Inside ``function`` a further call runs in the calling thread: all threads are busy there. So does work that is ``short``:
+    less than the 50 microseconds or so that it takes to wake another thread.
     """
-    parts = 1 if getattr(_local, "inside", False) else min(_threads, tiles)
+    observer = _observer
+    if observer is None or getattr(_local, "observed", False) or getattr(_local, "inside", False):
+        _run(function, tiles, args, short)
+        return
+    _local.observed, started = True, time.perf_counter()
+    try:
+        _run(function, tiles, args, short)
+    finally:
+        _local.observed = False
+    observer(function, time.perf_counter() - started)
+
+
+@contextmanager
+def observe(observer):
+    """Inside the block, call ``observer(function, seconds)`` after every ``run`` that is not itself inside another one."""
+    global _observer
+    previous, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = previous
+
+
+def _run(function, tiles, args, short):
+    parts = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles)
     if parts <= 1:
         if tiles:
             function(0, tiles, *args)
@@ -77,26 +99,29 @@ def run(function, tiles, *args):
         while len(_queues) < parts - 1:
             _queues.append(SimpleQueue())
             threading.Thread(target=_work, args=(_queues[-1],), name="bitnet-kernel", daemon=True).start()
-    done = SimpleQueue()
+    done = SimpleQueue()  # None or an error for each range
     count = min(tiles, RANGES * parts)
     ranges = iter([(tiles * i // count, tiles * (i + 1) // count) for i in range(count)])  # one for all: next() is atomic
 
     def work():
         for start, stop in ranges:
-            function(start, stop, *args)
+            error = None
+            try:
+                function(start, stop, *args)
+            except BaseException as caught:
+                error = caught
+            done.put(error)
 
     for queue in _queues[:parts - 1]:
-        queue.put((work, done))
-    error = None
+        queue.put(work)
     _local.inside = True
     try:
         work()
     finally:
         _local.inside = False
-        for _ in range(parts - 1):
-            error = done.get() or error
-    if error is not None:
-        raise error
+    errors = [error for error in (done.get() for _ in range(count)) if error is not None]
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, levels, lhs_steps
 
 
 @kernel
-def spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row_targets, row_classes, levels, lhs_steps,
+def _spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row_targets, row_classes, levels, lhs_steps,
             rhs_steps, level_shift, doublings, sample_size, group_size, block_size, groups, blocks, group_columns, out_pixels):
     """Results of a product over channels and taps; see ``popcount`` and ``byte_dot`` for the operands.
 
@@ -118,7 +118,7 @@ def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_
     tiles = -(-samples * len(plan.row_offsets) // ROW_BLOCK) * groups * -(-blocks // BLOCKS)
     scale = _ONE if scale is None else scale
     sample_size, words = lhs.size // samples, rhs.reshape(-1).view(np.uint32)
-    threads.run(spatial, tiles, samples, lhs.reshape(-1), words, table.reshape(-1), scale, out.reshape(-1), plan.row_offsets,
+    threads.run(_spatial, tiles, samples, lhs.reshape(-1), words, table.reshape(-1), scale, out.reshape(-1), plan.row_offsets,
                 plan.row_targets, plan.row_classes, plan.levels, plan.lhs_steps, plan.rhs_steps, level_shift, doublings,
                 sample_size, sample_size // groups, words.size // (groups * blocks), groups, blocks, group_columns,
                 out.shape[1] * out.shape[2])

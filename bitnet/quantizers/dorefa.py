@@ -41,14 +41,13 @@ class DoReFaWeight(Quantizer):
         self.through_max = through_max
 
     def encode_and_save(self, array):
+        array = np.ascontiguousarray(array)
         if self.bits == 1:
-            scale = float(np.abs(array).mean(dtype=np.float64))
-            return Codes((array >= 0).view(np.uint8), 1, "bipolar", scale), None
-        t = np.tanh(array)
-        largest = np.abs(t).max() or array.dtype.type(1)  # all weights 0: every code in the middle
-        half = array.dtype.type(0.5)
-        values = np.rint(self.top * (t / largest * half + half)).astype(np.uint8)
-        return Codes(values, self.bits, "bipolar", 1 / self.top), (t, largest)
+            values, scale = elementwise.encode_sign(array)
+            return Codes(values, 1, "bipolar", scale), None
+        t = elementwise.tanh(array)
+        largest = elementwise.max_magnitude(t.reshape(-1, t.shape[-1])).max() or array.dtype.type(1)  # 0: codes in the middle
+        return Codes(elementwise.encode_symmetric(t, largest, self.bits), self.bits, "bipolar", 1 / self.top), (t, largest)
 
     def grad(self, saved, grad_output):
         if self.bits == 1:

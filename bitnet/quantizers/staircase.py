@@ -1,7 +1,7 @@
 """A staircase of tanh bricks that hardens while a network trains.
 
-What the founding table of this project calls "Lego-Net": most probably the unpublished method of that table's author, whose
-program this follows (a "warm" binarization, 2018). It has nothing to do with LegoNet of ICML 2019, which is younger and float.
+Most probably what the table of results in XinDongol/tensorpack calls "Lego-Net", never published: this follows the "warm"
+binarization in that program (2018). It has nothing to do with LegoNet of ICML 2019, which is younger and float.
 """
 
 import math

@@ -5,6 +5,7 @@ import pytest
 
 from bitnet import Codes, Tensor, execution, layers, no_grad, random
 from bitnet.functional import ConvBlock, FirstBlock
+from bitnet.kernels import block as kernels
 from bitnet.kernels import threads
 from bitnet.layers import conv_block, first_block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
@@ -71,6 +72,29 @@ def test_every_width(bits, out_bits, pool):
 ])
 def test_every_shape(options):
     assert_fused_is_unfused(**options)
+
+
+@pytest.mark.parametrize("pool", [None, 2, 3])
+@pytest.mark.parametrize("channels", [1, 3, 6, 12, 16, 33])
+def test_few_channels(channels, pool):
+    # of a copy of 16 numbers, what is too much must not stay anywhere; 11 x 9 results: the last row or column is in no window
+    assert_fused_is_unfused(channels=(5, channels), pool=pool, size=(13, 11))
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 3, 12, 64, kernels.SLACK + 1])
+def test_accumulators_of_16_bits(channels, pool):
+    rng = np.random.default_rng(0)
+    accum = rng.integers(-300, 300, (3, 7, 8, channels)).astype(np.int16)
+    scale, shift, slope = rng.standard_normal((3, channels))
+    results = []
+    for a in (accum, accum.astype(np.int32)):
+        codes, route = kernels.encode(a, 0.003, scale, shift, pool, 2)
+        g = np.random.default_rng(1).standard_normal(codes.shape).astype(np.float32)
+        results.append([codes, route, kernels.sums(a, 0.003), kernels.grad_sums(g, route, a, 0.003, pool),
+                        *kernels.grad_codes(g, route, a, 0.003, scale, slope, shift, pool, 4, (np.uint32(3), np.uint32(5)))])
+    for narrow, wide in zip(*results, strict=True):
+        np.testing.assert_array_equal(narrow, wide)
 
 
 def test_a_sample_without_gradient():

@@ -150,6 +150,31 @@ def test_the_name_of_a_layer_ends_with_its_block():
     assert execution.current_layer() == ""
 
 
+def test_a_watcher_hears_where_work_goes():
+    heard = []
+    with execution.layer("before"), execution.watch(lambda *place: heard.append(place)):
+        with execution.layer("conv"):
+            with execution.path("forward"):
+                with execution.layer("inner"):
+                    pass
+        with pytest.raises(KeyError), execution.path("weight_grad"):
+            raise KeyError
+    with execution.layer("after"):
+        pass
+    assert heard == [("conv", ""), ("conv", "forward"), ("inner", ""), ("conv", "forward"), ("conv", ""), ("before", ""),
+                     ("before", "weight_grad"), ("before", "")]
+
+
+def test_backward_runs_in_the_layer_of_its_forward():
+    x = Tensor(np.ones((1, 3), np.float32), requires_grad=True)
+    with execution.layer("here"):
+        y = F.relu(x)
+    heard = []
+    with execution.watch(lambda layer, path: heard.append(layer)):
+        y.backward(np.ones((1, 3), np.float32))
+    assert heard == ["here", ""]
+
+
 def trained(family, count, steps, bits=(1, 2, 4)):
     """Weights and running statistics of model D after some steps, and the losses on the way."""
     before = threads.get_threads()

@@ -125,6 +125,16 @@ class TestRun:
         assert run("--threads", "2", "--kernels", "float")[0] == 0
         assert results(run.out) == results(whole)
 
+    def test_a_profile_changes_no_bit(self, run, whole):
+        code, out, err = run("--profile")
+        assert code == 0 and err == ""
+        assert results(run.out) == results(whole)
+        assert out.count("profile of 10 steps, milliseconds a step:") == 1
+        rows = [line.split()[:3] for line in out.splitlines()]
+        for part in ("forward", "weight"):
+            assert any(row[:2] == ["conv2", part] for row in rows)
+        assert "If all products took no time, a step would be" in out and "byte dot product" in out
+
     def test_the_folder_is_named_after_model_and_bits(self, svhn, train_svhn, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         code = train_svhn.main(["--model", "D", "--bits", "1,1,2", "--data", str(svhn), "--epochs", "1"])

@@ -110,7 +110,7 @@ for seed, encoding in enumerate(("unsigned", "bipolar", "unsigned", "ternary")):
         assert (dx == dy).all(), (family, "input_grad")
         assert (dw == scaled).all(), (family, "weight_grad")
 
-for kernel in (tiles.spatial, popcount._weight_grad, byte_dot._weight_grad):
+for kernel in (tiles._spatial, popcount._weight_grad, byte_dot._weight_grad):
     for assembly in kernel.inspect_asm().values():
         for foreign in sys.argv[1:]:
             assert foreign not in assembly, f"{foreign} in code for another machine"

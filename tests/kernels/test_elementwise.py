@@ -20,6 +20,27 @@ def assert_same(found, expected):
 
 
 @each_float
+@pytest.mark.parametrize("size", SIZES)
+def test_encode_sign(size, dtype):
+    w = normal(size, dtype)
+    w[::7] = 0
+    w[::14] = -0.0
+    codes, mean = e.encode_sign(w)
+    assert_same(codes, (w >= 0).astype(np.uint8))
+    assert mean == pytest.approx(np.abs(w).mean(dtype=np.float64), rel=1e-14)
+
+
+@each_float
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_encode_symmetric(size, bits, dtype):
+    t, half = e.tanh(normal(size, dtype)), dtype(0.5)
+    assert_same(t, np.tanh(normal(size, dtype)))
+    largest = np.abs(t).max()
+    assert_same(e.encode_symmetric(t, largest, bits), np.rint((2**bits - 1) * (t / largest * half + half)).astype(np.uint8))
+
+
+@each_float
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])
 def test_encode_activation(bits, dtype):
     n = 2**bits - 1
@@ -97,18 +118,27 @@ def test_keep_mask(drop, draw):
     assert abs(mask.mean() - (1 - drop)) <= 5 * np.sqrt(drop * (1 - drop) / size)
 
 
+IMAGES = [(1, 1, 1), (1, e.ROWS + 3, 1), (9, 7, 5), (3, 40, 41), (2, 1, 2 * e.SEGMENT + 1), (4, 70)]  # (N, H, W) or (N, W)
+
+
 @each_float
-@pytest.mark.parametrize("rows", [1, e.ROWS - 1, e.ROWS, 5 * e.ROWS + 3])
-@pytest.mark.parametrize("channels", [1, 3, 64])
-def test_channels(channels, rows, dtype):
-    a, b = normal((1, rows, channels), dtype), normal((1, rows, channels), dtype, 1)
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("channels", [1, 3, 6, 12, 64, e.SEGMENT + 1])
+def test_channels(channels, image, dtype):
+    a, b = normal((*image, channels), dtype), normal((*image, channels), dtype, 1)
     p, q, r = normal((3, channels), np.float64, 2)
-    sums = e.channel_sums(a, b)
-    wide = a.astype(np.float64)
-    np.testing.assert_allclose(sums, [wide.sum(axis=(0, 1)), (wide * b).sum(axis=(0, 1))], rtol=1e-11, atol=1e-11)
+    wide, axes = a.astype(np.float64), tuple(range(len(image)))
+    for found, expected in zip(e.channel_sums(a, b), (wide, wide * b), strict=True):
+        np.testing.assert_allclose(found, expected.sum(axis=axes), rtol=1e-11, atol=1e-10)
     p, q, r = (one.astype(dtype) for one in (p, q, r))
     assert_same(e.channel_affine(a, p, q), a * p + q)
     assert_same(e.channel_blend(a, b, p, q, r), a * p + b * q + r)
+
+
+def test_channels_of_a_matrix():
+    a = normal((2 * e.ROWS + 1, 10))
+    np.testing.assert_allclose(e.channel_sums(a, a), [a.sum(axis=0, dtype=np.float64), (a.astype(np.float64)**2).sum(axis=0)],
+                               rtol=1e-12)
 
 
 def test_channel_sums_are_taken_in_float64():
@@ -191,6 +221,7 @@ def test_same_bits_on_any_number_of_threads(thread_count):
         w, v = a.copy(), np.zeros_like(a)
         e.sgd(w, b, v, 0.1, 0.9, True, 0.01)
         results.append([w, e.channel_sums(a, b), e.encode_gradient(a, e.max_magnitude(a), 4, key_of(0, 0)),
+                        e.encode_sign(a)[1], e.encode_symmetric(a, 5, 4), e.channel_blend(a, b, *np.ones((3, 17))),
                         e.keep_mask(a.shape, 0.5, key_of(0, 1)), *e.max_pool(a, 3, 2, 1), *e.encode_activation(a, 2)])
     for other in results[1:]:
         for first, found in zip(results[0], other, strict=True):
@@ -203,3 +234,4 @@ def test_nothing_is_done_to_no_samples():
     assert e.max_magnitude(none).shape == (0,)
     assert e.max_pool(none, 2, 2, 0)[0].shape == (0, 2, 2, 3)
     assert (e.channel_sums(none, none) == 0).all()
+    assert e.channel_affine(none, np.ones(3), np.ones(3)).shape == none.shape

@@ -71,6 +71,26 @@ def test_whole_floats_are_numbers_of_threads(thread_count):
     assert threads.get_threads() == 3 and isinstance(threads.get_threads(), int)
 
 
+def test_a_pool_that_is_busy_holds_nobody_up(thread_count):
+    thread_count(2)
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def wait(start, stop):
+        entered.release()
+        assert release.wait(20)
+
+    other = threading.Thread(target=threads.run, args=(wait, 2))
+    other.start()
+    try:
+        assert entered.acquire(timeout=20) and entered.acquire(timeout=20)  # the other caller and the thread of the pool
+        tiles = []
+        threads.run(lambda start, stop: tiles.extend(range(start, stop)), 100)
+        assert tiles == list(range(100)) and not release.is_set()
+    finally:
+        release.set()
+        other.join()
+
+
 def test_two_callers_at_a_time(thread_count):
     thread_count(3)
     results = np.zeros((2, 200, 64), int)
@@ -89,6 +109,39 @@ def test_two_callers_at_a_time(thread_count):
         one.join(60)
         assert not one.is_alive()
     assert (results[0] == 1).all() and (results[1] == 2).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_observer_hears_of_outer_calls_only(thread_count, count):
+    thread_count(count)
+    heard = []
+
+    def inner(start, stop):
+        pass
+
+    def outer(start, stop):
+        threads.run(inner, 4)
+
+    with threads.observe(lambda function, seconds: heard.append((function, seconds))):
+        threads.run(outer, 4)
+        threads.run(inner, 2)
+    threads.run(inner, 2)
+    assert [function for function, _ in heard] == [outer, inner] and all(seconds > 0 for _, seconds in heard)
+
+
+def test_an_observer_does_not_hear_of_calls_that_failed(thread_count):
+    thread_count(2)
+    heard = []
+
+    def fail(start, stop):
+        raise OSError
+
+    with threads.observe(lambda function, seconds: heard.append(function)):
+        with pytest.raises(OSError):
+            threads.run(fail, 4)
+        assert heard == []
+        threads.run(lambda start, stop: None, 1)  # and hears of those after it
+    assert len(heard) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
