@@ -142,6 +142,7 @@ class DST(Adam):
     moments are floats. Other parameters (batch norm's) take the step itself.
     """
 
+    @execution.layer("optimizer")
     def step(self):
         self.steps += 1
         for parameter, state in zip(self.parameters, self.state, strict=True):
@@ -181,6 +182,7 @@ class Latent:
     def parameters(self):
         return self.optimizer.parameters
 
+    @execution.layer("optimizer")
     def step(self):
         """Update every parameter once, then apply the rules."""
         before = [parameter.data.copy() for parameter, _ in self.rules]
