@@ -221,6 +221,13 @@ def bits_of(name, bits=None):
     return bits
 
 
+def describe(name, bits):
+    """Title and bits of a method as text; says so where DoReFa-Net's quantizers extend what the method itself is."""
+    method, text = get(name), ",".join(map(str, bits))
+    extended = any(asked != own and kind not in method.free for kind, own, asked in zip("WAG", method.bits, bits, strict=True))
+    return f"{method.title} in ({text}) bits" + ", an extension by DoReFa-Net's quantizers" * extended
+
+
 class Block(Module):
     """A convolution (or a fully connected layer as one) with what surrounds it, in the order of a method."""
 

@@ -75,7 +75,7 @@ def train(given):
     options = methods.training_of(model, lr, decay, teacher)
     settings |= {"bits": list(methods.bits_of(settings["method"], settings["bits"])), "lr": lr,
                  "batch_size": settings["batch_size"] or method.batch_size}  # fmt: skip
-    name = f"{method.title} in ({','.join(map(str, settings['bits']))}) bits"
+    name = methods.describe(settings["method"], settings["bits"])
     title = f"{name}, trained on {'generated digits, not MNIST' if digits.generated else digits.name}"
     progress = report.Progress()
     trainer = Trainer(

@@ -152,7 +152,8 @@ def train(given):
         except ValueError as error:
             raise UsageError(error) from None
         options = methods.training_of(model, given.lr or (checkpoint and settings["lr"]))
-        settings["lr"], name = options["optimizer"].lr, f"{methods.get(settings['method']).title}, {name}"
+        settings["lr"] = options["optimizer"].lr
+        name = f"model {settings['model']}, {methods.describe(settings['method'], settings['bits'])}"
     else:
         model = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
         options = {"optimizer": Adam(model.parameters(), lr=settings["lr"], eps=1e-5),

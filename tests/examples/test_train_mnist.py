@@ -61,7 +61,7 @@ def test_bits_models_rates_and_a_teacher(run, tmp_path, predict, mnist, capsys):
     assert run("--method", "float", "--epochs", "1", out="teacher")[0] == 0
     code, out, _ = run("--method", "twn", "--model", "mlp", "--bits", "2,2,4", "--lr", "0.02", "--lr-decay", "0.5", "--teacher",
                        str(tmp_path / "teacher" / "checkpoint.h5"), "--epochs", "3")
-    assert code == 0 and "in (2,2,4) bits" in out
+    assert code == 0 and "in (2,2,4) bits, an extension by DoReFa-Net's quantizers" in out
     more = load_checkpoint(run.out / "checkpoint.h5").more
     assert [record["lr"] for record in more["history"]] == [0.02, 0.01, 0.005]
     assert more["config"]["bits"] == [2, 2, 4] and more["config"]["teacher"].endswith("checkpoint.h5")
@@ -95,7 +95,7 @@ def test_other_methods_on_svhn(svhn, train_svhn, tmp_path, capsys):
     arguments = ["--method", "bnn", "--model", "D", "--data", str(svhn), "--epochs", "1", "--batch-size", "16"]
     assert train_svhn.main([*arguments, "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert "Binarized Neural Network, model D in (1,1,32) bits" in out
+    assert "model D, Binarized Neural Network in (1,1,32) bits, batches" in out
     assert not (tmp_path / "run" / "frozen.npz").exists()
     assert train_svhn.main(["--resume", "--data", str(svhn), "--epochs", "2", "--out", str(tmp_path / "run")]) == 0
     more = load_checkpoint(tmp_path / "run" / "checkpoint.h5").more
