@@ -80,13 +80,14 @@ class Choice(NamedTuple):
     how: str
 
 
-def choose(product, run):
+def choose(product, run, forget=lambda: None):
     """Compute a product by the quickest family, and find out which one that is where it is not known yet.
 
     Parameters
     ----------
     product : Product
-    run : callable   # run(family) computes it from start to end, with the same result for every family and call
+    run : callable   # run(family) computes it, with the same result for every family and call
+    forget : callable   # called before every measured call: drops what an earlier one prepared and kept, such as packed weights
 
     Returns
     -------
@@ -99,12 +100,12 @@ def choose(product, run):
     family = known.quickest(kind)
     if family is not None:
         return run(family), Choice(family, "known")
-    times, result = measure(product, run)
+    times, result = measure(product, run, forget)
     known.add(kind, times)
     return result, Choice(known.quickest(kind), "measured")
 
 
-def measure(product, run):
+def measure(product, run, forget=lambda: None):
     """Milliseconds of the families that are worth trying, as a dict, and the product."""
     times, result = {}, None
     for family in products.FAMILIES:
@@ -113,6 +114,7 @@ def measure(product, run):
             continue
         result, spent = run(family), math.inf
         for _ in range(CALLS):
+            forget()
             started = clock()
             result = run(family)
             spent = min(spent, 1e3 * (clock() - started))

@@ -135,7 +135,7 @@ def _on_codes(path, lhs, rhs, conv, batch, size, run):
     """A product of codes by ``run(family)``, on the family in force or on the quickest, and its record."""
     if _family == "auto":
         product = dispatch.Product(path, conv, tuple(size), batch, (lhs.bits, lhs.encoding), (rhs.bits, rhs.encoding))
-        result, choice = dispatch.choose(product, run)
+        result, choice = dispatch.choose(product, run, lambda: (lhs.packed.clear(), rhs.packed.clear()))
     else:
         result, choice = run(_family), dispatch.Choice(_family, "")
     _record(path, choice.family, lhs, rhs, conv, batch, size, how=choice.how)

@@ -17,7 +17,7 @@ from bitnet.codes import Codes
 from bitnet.layers import unfused
 from bitnet.quantizers import Quantizer
 from bitnet.quantizers.base import observe
-from bitnet.report import FAINT, _figure, _write
+from bitnet.report import FAINT, new_figure, write_figure
 from bitnet.training import Callback
 
 
@@ -189,7 +189,7 @@ def _rounded(value):
 def draw_inside(path, history, title):
     """Four panels from records with an "inside": sign flips, saturation, codes of the last epoch, cosine of gradients."""
     records = [record for record in history if "inside" in record]
-    figure, panels = _figure(title, 12, 8, columns=2, rows=2)
+    figure, panels = new_figure(title, 12, 8, columns=2, rows=2)
     epochs = [record["epoch"] for record in records]
     lines = (("weights", "flipped", "weights flipped in an epoch, %", 100), ("activations", "saturated", "activations without "
              "gradient, %", 100), ("gradients", "cosine", "cosine of quantized and exact gradient", 1))
@@ -219,4 +219,4 @@ def draw_inside(path, history, title):
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_title("codes of the last epoch, from the lowest level (light) to the highest, %", loc="left", fontsize=10)
-    _write(figure, path)
+    write_figure(figure, path)

@@ -66,7 +66,7 @@ def format_layers(model, records, batch_size):
         sums = [
             sum(array.size for array in own.values()),
             sum(array.nbytes for array in own.values()),
-            sum(_packed(array, bits[0] if key.endswith("weight") else 32) for key, array in own.items()),
+            sum(packed_size(array, bits[0] if key.endswith("weight") else 32) for key, array in own.items()),
             forward.macs / batch_size,
         ]
         totals += sums
@@ -108,15 +108,17 @@ def _bits(products):
     return w_bits, a_bits, g_bits
 
 
-def _packed(array, bits):
+def packed_size(array, bits):
+    """Bytes of an array whose numbers take ``bits`` bits each."""
     return array.nbytes if bits >= 32 else -(-array.size * bits // 8)
 
 
 def _sizes(count, float_bytes, packed_bytes):
-    return f"{int(count):,}", _bytes(float_bytes), _bytes(packed_bytes)
+    return f"{int(count):,}", size_text(float_bytes), size_text(packed_bytes)
 
 
-def _bytes(count):
+def size_text(count):
+    """A number of bytes as people read it."""
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -237,7 +239,7 @@ def duration(seconds):
 
 def draw_curves(path, history, title):
     """Loss and accuracy over the epochs, in training and on the test set."""
-    figure, (loss, accuracy) = _figure(title, 10, 4, columns=2)
+    figure, (loss, accuracy) = new_figure(title, 10, 4, columns=2)
     epochs = [record["epoch"] for record in history]
     for axes, name, scale, form in ((loss, "loss", 1, "{:.3f}"), (accuracy, "accuracy", 100, "{:.1f} %")):
         for part, color, width in (("train", TRAIN, 1.5), ("test", TEST, 2.2)):
@@ -250,12 +252,12 @@ def draw_curves(path, history, title):
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
         axes.legend(frameon=False)
     loss.set_ylim(0, 1.08 * loss.dataLim.y1 if history else 1)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_confusion(path, confusion, title):
     """Labels against predictions; colour is the share of the label's row, numbers are counts."""
-    figure, (axes,) = _figure(title, 6.4, 6.2)
+    figure, (axes,) = new_figure(title, 6.4, 6.2)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # square root: a few per cent of confusion should be seen beside a diagonal near 100 %
     axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
@@ -271,7 +273,7 @@ def draw_confusion(path, confusion, title):
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
@@ -279,7 +281,7 @@ def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
     confidence = evaluation.probabilities.max(axis=1)
     wrong = np.flatnonzero(evaluation.predictions != digits.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]
-    figure, (axes,) = _figure(title, 1.25 * columns, 1.65 * rows + 0.4)
+    figure, (axes,) = new_figure(title, 1.25 * columns, 1.65 * rows + 0.4)
     for place, index in enumerate(wrong):
         y, x = divmod(place, columns)
         # one pair of axes for all pictures, each 1 x 1 in it: a grid of axes takes four times as long to draw
@@ -291,10 +293,11 @@ def draw_mistakes(path, digits, evaluation, title, rows=3, columns=8):
         axes.text(0.55 * columns, 0.7 * rows, "no mistakes", ha="center")
     axes.set(xlim=(0, 1.1 * columns - 0.1), ylim=(1.45 * rows - 0.45, -0.4), aspect="equal")
     axes.axis("off")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
-def _figure(title, width, height, columns=1, rows=1):
+def new_figure(title, width, height, columns=1, rows=1):
+    """An empty figure of ``width`` x ``height`` inches, and its axes as a flat array."""
     # without pyplot: no global state, no window, and nothing to close
     from matplotlib.figure import Figure
 
@@ -307,7 +310,8 @@ def _figure(title, width, height, columns=1, rows=1):
     return figure, axes
 
 
-def _write(figure, path):
+def write_figure(figure, path):
+    """Write a figure as PNG, whole or not at all."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=110)
     write_atomically(path, image.getbuffer())

@@ -151,7 +151,7 @@ def bit_share(records):
 def packed_size(model, records):
     """Bytes of all parameters with the weights of quantized layers in their own bits."""
     bits = {record.layer: record.bits[1] for record in records}
-    return sum(report._packed(parameter.data, bits.get(name.rpartition(".")[0], 32) if name.endswith("weight") else 32)
+    return sum(report.packed_size(parameter.data, bits.get(name.rpartition(".")[0], 32) if name.endswith("weight") else 32)
                for name, parameter in model.named_parameters().items())
 
 
@@ -203,12 +203,13 @@ def table(rows, data):
         cells.append([
             row["name"], ",".join(map(str, row["bits"])), f"{row['error']:.2f} %",
             "-" if published is None else f"{published:.2f} %",
-            report._bytes(row["packed"]), f"{row['train_images_per_second']:.0f}/s", f"{row['infer_images_per_second']:.0f}/s",
+            report.size_text(row["packed"]), f"{row['train_images_per_second']:.0f}/s",
+            f"{row['infer_images_per_second']:.0f}/s",
             f"{row['bit_share_training']:.0%}", f"{row['bit_share_inference']:.0%}", str(row["epochs"]),
             f"{row['minutes']:.1f}", setting,
         ])  # fmt: skip
     return "\n".join([
-        f"trained on {data}", report._columns(cells, left=(0, 1, 11)),
+        f"trained on {data}", report.columns(cells, left=(0, 1, 11)),
         "error: of the test set after the last epoch; training, inference: images a second; on bits: share of the "
         "multiply-accumulates of a training",
         "step (inference: of a forward pass) on integer kernels; packed: all parameters, quantized weights in W bits",
@@ -217,7 +218,7 @@ def table(rows, data):
 
 def draw(path, rows, title):
     """Error against bits and against size."""
-    figure, panels = report._figure(title, 13, 5.5, columns=2)
+    figure, panels = report.new_figure(title, 13, 5.5, columns=2)
     colors = {"": report.INK}
     quantities = (("bit products of a multiply-accumulate, W x A (1024: float)", lambda row: row["bits"][0] * row["bits"][1]),
                   ("parameters packed, kB", lambda row: row["packed"] / 1e3))
@@ -239,7 +240,7 @@ def draw(path, rows, title):
         axes.set_ylabel("test error, %")
         axes.set_ylim(0, 1.08 * max(row["error"] for row in rows) + 0.01)
         axes.grid(axis="y", color=report.FAINT, linewidth=0.7)
-    report._write(figure, path)
+    report.write_figure(figure, path)
 
 
 def compare(given):

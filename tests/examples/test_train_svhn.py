@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,7 @@ class TestRun:
         lines = out.splitlines()
         assert lines[0].startswith("data: SVHN train (subset of 64)")
         assert any(line.startswith("layer ") for line in lines)
-        assert out.count("popcount") + out.count("byte_dot") >= 6
+        assert len(re.findall(r"^conv[1-6] .*( +(popcount|byte_dot|float)){3}( \*)?$", out, re.MULTILINE)) == 6
         assert sum(line.startswith("epoch ") for line in lines) == 2
         assert "labels against predictions:" in lines
 
