@@ -1,6 +1,6 @@
 """From byte codes to bit planes in 32-bit words.
 
-Bit plane l of an array of codes holds bit l of every code. The popcount kernels sum over one axis, 64 codes at a
+Bit plane l of an array of codes holds bit l of every code. The popcount kernels sum over one axis, 32 codes at a
 time, so the bits along that axis lie side by side in words. Which axis that is depends on the product:
 
     forward       input  along channels   (N, group, plane, padded H, padded W, word)      pack_channels

@@ -192,3 +192,10 @@ def test_blas_is_serial_until_the_last_of_overlapping_blocks_ends(two_blas_threa
     assert set(blas_threads()) == {1}
     second.__exit__(None, None, None)
     assert blas_threads() == two_blas_threads
+
+
+def test_short_work_stays_in_the_calling_thread(thread_count):
+    thread_count(3)
+    callers = []
+    threads.run(lambda start, stop: callers.append((start, stop, threading.current_thread())), 5, short=True)
+    assert callers == [(0, 5, threading.current_thread())]
