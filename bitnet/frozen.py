@@ -126,7 +126,7 @@ class FrozenNetwork:
         layer = self.inner[-1]
         if layer.flat is not layer.conv:  # the filter covers the image: bits of all pixels in one run of words
             words = _joined(words, layer.bits, layer.conv.in_channels)
-        y = layer.accum(words, np.full(len(words), self.arrays["conv6.kappa"]))
+        y = layer.accum(words, np.full(len(words), self.arrays["conv6.kappa"], np.float32))
         return elementwise.clip(elementwise.channel_affine(y, self.arrays["conv6.scale"], self.arrays["conv6.shift"]), 0, 1)
 
     def _features(self, images):
