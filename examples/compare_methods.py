@@ -195,7 +195,7 @@ def run(entry, given, digits, test, where, stop):
 
 def table(rows, data):
     """The rows as text."""
-    head = ["method", "W,A,G", "error", "published", "packed", "training", "inference", "on bits", "inference", "epochs",
+    head = ["method", "W,A,G", "error", "published", "packed", "training", "inference", "on bits", "(inference)", "epochs",
             "minutes", "setting of the published error"]  # fmt: skip
     cells = [head]
     for row in rows:
