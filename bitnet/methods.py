@@ -154,7 +154,7 @@ METHODS = {
         "Ternary Weight Network", "1605.04711", (2, 32, 32), ("twn", {}), ends=True, **_SGD,
         published={"mnist": (0.65, "LeNet")}),
     "ttq": Method(
-        "Trained Ternary Quantization", "1612.01064", (2, 32, 32), ("ttq", {}), **_SGD,
+        "Trained Ternary Quantization", "1612.01064", (2, 32, 32), ("ttq", {}),
         note="published on CIFAR-10 and ImageNet only"),
     "qnn": Method(
         "Quantized Neural Network, linear", "1609.07061", (1, 2, 32), ("bnn_weight", {}), ("qnn_linear", {}), free="A",
