@@ -5,7 +5,6 @@ on the one that ``dispatch`` measured to be the quickest. Where one operand is a
 the log says so. No other path leads from codes to floats.
 """
 
-import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -180,21 +179,7 @@ def _signs(w):
     return replace(w, scale=(positive + negative) / 2), magnitudes
 
 
-def _on_path(name):
-    """Decorate a product: inside it, ``path(name)`` holds."""
-
-    def decorate(product):
-        @functools.wraps(product)
-        def on_path(*args):
-            with path(name):
-                return product(*args)
-
-        return on_path
-
-    return decorate
-
-
-@_on_path("forward")
+@path("forward")
 def forward(x, w, conv, bias=None):
     """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
 
@@ -217,13 +202,13 @@ def forward(x, w, conv, bias=None):
     return dense.forward(*_real_pair(x, w), conv, bias)
 
 
-@_on_path("forward")
+@path("forward")
 def forward_accum(x, w, conv):
     """``forward`` of two operands that are Codes, as integers (N, OH, OW, F), to be multiplied by both scales."""
     return _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3], lambda family: products.forward(family, x, w, conv))
 
 
-@_on_path("input_grad")
+@path("input_grad")
 def input_grad(g, w, conv, size):
     """Gradient with respect to an input of ``size`` = (H, W), of a gradient (N, OH, OW, F) and a weight.
 
@@ -249,7 +234,7 @@ def input_grad(g, w, conv, size):
                      lambda family: products.input_grad(family, g, w, conv, size, scale))
 
 
-@_on_path("weight_grad")
+@path("weight_grad")
 def weight_grad(g, x, conv):
     """Gradient with respect to the weight, of a gradient (N, OH, OW, F) and an input (N, H, W, C).
 

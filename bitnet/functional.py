@@ -49,7 +49,6 @@ class Conv2d(Function):
 
     def forward(self, x, w, b=None, conv=None, grad_quantizer=None):
         self.x, self.w, self.conv, self.grad_quantizer = x, w, conv, grad_quantizer
-        self.layer = execution.current_layer()
         return execution.forward(x, w, conv, b)
 
     def backward(self, grad_output):
@@ -59,9 +58,8 @@ class Conv2d(Function):
         if needs[0] and isinstance(grad, Codes) and isinstance(w, Codes) and w.per == "filter" and not execution.one_scale(w):
             scaled = self.grad_quantizer.encode(grad_output * w.scale.astype(grad_output.dtype))
             w = w.with_values(w.values, scale=1.0)
-        with execution.layer(self.layer):
-            grads = [execution.input_grad(scaled, w, self.conv, self.x.shape[1:3]) if needs[0] else None,
-                     execution.weight_grad(grad, self.x, self.conv) if needs[1] else None]
+        grads = [execution.input_grad(scaled, w, self.conv, self.x.shape[1:3]) if needs[0] else None,
+                 execution.weight_grad(grad, self.x, self.conv) if needs[1] else None]
         if len(needs) > 2:
             real = grad.decode() if isinstance(grad, Codes) else grad
             grads.append(elementwise.channel_sums(real, real)[0].astype(real.dtype) if needs[2] else None)
@@ -177,7 +175,7 @@ class ConvBlock(Function):
 
     def forward(self, x, w, gamma, beta, conv, norm, pool, quantizer, grad_quantizer):
         self.x, self.w, self.gamma, self.conv, self.pool, self.grad_quantizer = x, w, gamma, conv, pool, grad_quantizer
-        self.layer, self.kappa = execution.current_layer(), x.scale * w.scale
+        self.kappa = x.scale * w.scale
         self.accum = execution.forward_accum(x, w, conv)
         rows = self.accum.size // self.accum.shape[-1]
         mean, var = norm.statistics(lambda: _moments(block.sums(self.accum, self.kappa), rows))
@@ -194,9 +192,8 @@ class ConvBlock(Function):
         values, largest = block.grad_codes(g, self.route, self.accum, self.kappa, scale, slope, offset, self.pool,
                                            self.grad_quantizer.bits, random.next_key())
         grad = self.grad_quantizer.codes(values, largest)
-        with execution.layer(self.layer):
-            grad_x = execution.input_grad(grad, self.w, self.conv, self.x.shape[1:3]) if self.needs_grad[0] else None
-            grad_w = execution.weight_grad(grad, self.x, self.conv) if self.needs_grad[1] else None
+        grad_x = execution.input_grad(grad, self.w, self.conv, self.x.shape[1:3]) if self.needs_grad[0] else None
+        grad_w = execution.weight_grad(grad, self.x, self.conv) if self.needs_grad[1] else None
         return grad_x, grad_w, grad_gamma.astype(self.gamma.dtype), sum_g.astype(self.gamma.dtype)
 
 
@@ -208,14 +205,14 @@ class FirstBlock(Function):
     """
 
     def forward(self, x, w, b=None, conv=None, pool=1, quantizer=None):
-        self.x, self.conv, self.pool, self.layer = x, conv, pool, execution.current_layer()
+        self.x, self.conv, self.pool = x, conv, pool
         execution.record_float("forward", x, w, conv, x.shape[1:3])
         with execution.path("forward"):
             values, self.route = direct.encode(x, w, conv, b, pool, quantizer.bits)
         return Codes(values, quantizer.bits, "unsigned", 1 / quantizer.top)
 
     def backward(self, grad_output):
-        with execution.layer(self.layer), execution.path("weight_grad"):
+        with execution.path("weight_grad"):
             execution.record_float("weight_grad", grad_output, self.x, self.conv, self.x.shape[1:3])
             grad_w, grad_b = direct.block_grads(grad_output, self.route, self.x, self.conv, self.pool)
         return (None, grad_w, grad_b)[:len(self.needs_grad)]

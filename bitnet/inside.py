@@ -14,10 +14,11 @@ import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
-from bitnet.layers import unfused
+from bitnet.layers import preserved, quantized_weight, unfused
 from bitnet.quantizers import Quantizer
 from bitnet.quantizers.base import observe
 from bitnet.report import FAINT, new_figure, write_figure
+from bitnet.tensor import no_grad
 from bitnet.training import Callback
 
 
@@ -57,20 +58,10 @@ class Inside(Callback):
         model, digits = trainer.model, trainer.loader.digits
         count = min(self.samples, len(digits))
         batch = _Batch(digits.images[:count].astype(np.float32) / np.float32(256), digits.labels[:count].astype(np.int64))
-        buffers = {name: buffer.copy() for name, buffer in model.named_buffers().items()}
-        grads = [(parameter, parameter.grad) for parameter in model.parameters()]
-        training = model.training
-        model.train()
-        try:
-            with random.preserved(), unfused():
-                record = {"weights": self._weights(model), "activations": _activations(model, batch),
-                          "gradients": self._gradients(trainer, batch)}
-        finally:
-            for name, buffer in model.named_buffers().items():
-                buffer[...] = buffers[name]
-            for parameter, grad in grads:
-                parameter.grad = grad
-            model.train(training)
+        with preserved(model), unfused():
+            model.train()
+            record = {"weights": self._weights(model), "activations": _activations(model, batch),
+                      "gradients": self._gradients(trainer, batch)}
         self._start = _signs(model)
         return {"inside": record}
 
@@ -139,10 +130,8 @@ def _quantized_layers(model):
 
 
 def _weight_codes(layer):
-    if layer.weight_quantizer is None:
-        return layer.weight.codes
-    scales = getattr(layer, "weight_scales", None)
-    return layer.weight_quantizer.encode_and_save(layer.weight.data, *[] if scales is None else [scales.data])[0]
+    with no_grad():
+        return quantized_weight(layer).raw
 
 
 def _signs_of(layer):

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from bitnet import execution, functional
+from bitnet import execution, functional, random
 from bitnet.functional import as_tensor
 from bitnet.kernels import direct
 from bitnet.quantizers import (
@@ -129,6 +129,22 @@ class Module:
     name = ""
 
 
+@contextmanager
+def preserved(model):
+    """Leave a model's buffers, gradients and mode, and the stream of random draws, after the block as they were before."""
+    buffers = {name: buffer.copy() for name, buffer in model.named_buffers().items()}
+    grads, training = [(parameter, parameter.grad) for parameter in model.parameters()], model.training
+    try:
+        with random.preserved():
+            yield
+    finally:
+        for name, buffer in model.named_buffers().items():
+            buffer[...] = buffers[name]
+        for parameter, grad in grads:
+            parameter.grad = grad
+        model.train(training)
+
+
 class Sequential(Module):
     """Modules one after the other."""
 
@@ -188,9 +204,8 @@ class Conv2d(Module):
 
     def forward(self, x):
         x = self.input_quantizer(x) if self.input_quantizer else x
-        with execution.layer(self.name):
-            return functional.conv2d(x, quantized_weight(self), self.bias, self.stride, self.padding, self.groups,
-                                     self.grad_quantizer)
+        return functional.conv2d(x, quantized_weight(self), self.bias, self.stride, self.padding, self.groups,
+                                 self.grad_quantizer)
 
 
 class Linear(Module):
@@ -206,8 +221,14 @@ class Linear(Module):
 
     def forward(self, x):
         x = self.input_quantizer(x) if self.input_quantizer else x
-        with execution.layer(self.name):
-            return functional.linear(x, quantized_weight(self), self.bias, self.grad_quantizer)
+        return functional.linear(x, quantized_weight(self), self.bias, self.grad_quantizer)
+
+
+def _follow(momentum, *pairs):
+    """Move running statistics towards those of a batch, in place: pairs of both."""
+    for running, batch in pairs:
+        running *= momentum
+        running += (1 - momentum) * batch
 
 
 class BatchNorm(Module):
@@ -230,9 +251,7 @@ class BatchNorm(Module):
         if not self.training:
             return self.running_mean, self.running_var
         mean, var = batch_statistics()
-        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            running *= self.momentum
-            running += (1 - self.momentum) * batch
+        _follow(self.momentum, (self.running_mean, mean), (self.running_var, var))
         return mean, var
 
     def forward(self, x):
@@ -433,9 +452,7 @@ class ShiftBatchNorm(Module):
         if not self.training:
             return functional.shift_batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_rstd)
         mean, rstd = functional.shift_statistics(x.data, self.eps)
-        for running, batch in ((self.running_mean, mean), (self.running_rstd, rstd)):
-            running *= self.momentum
-            running += (1 - self.momentum) * batch
+        _follow(self.momentum, (self.running_mean, mean), (self.running_rstd, rstd))
         return functional.shift_batch_norm(x, self.gamma, self.beta, mean, rstd, training=True)
 
 
@@ -475,7 +492,7 @@ class BitwiseLinear(Module):
         rng = np.random.default_rng(0) if rng is None else rng
         self.weight = Parameter(glorot_uniform(rng, (in_features, out_features), in_features, out_features))
         self.bias = Parameter(np.zeros(out_features, np.float32))
-        self.weight_quantizer, self.bias_quantizer = BitwiseWeight(zeros), BitwiseWeight()
+        self.weight_quantizer, self.bias_quantizer, self.weight_scales = BitwiseWeight(zeros), BitwiseWeight(), None
         self.bits = np.zeros(1)  # a buffer, so that a checkpoint knows the stage: 0 or 1
 
     @property
@@ -494,6 +511,5 @@ class BitwiseLinear(Module):
         if self.stage == 1:
             weight, bias = functional.tanh(self.weight), functional.tanh(self.bias)
         else:
-            weight, bias = self.weight_quantizer(self.weight), self.bias_quantizer(self.bias)
-        with execution.layer(self.name):
-            return functional.linear(x, weight) + bias
+            weight, bias = quantized_weight(self), self.bias_quantizer(self.bias)
+        return functional.linear(x, weight) + bias

@@ -484,7 +484,7 @@ def training_of(model, lr=None, by_epoch=None, teacher=None, temperature=2.0):
     schedule = twice(lr, last) if isinstance(model, BitwiseNetwork) else tenths(lr) if last is None else exponential(lr, last)
     return {
         "optimizer": optimizers.Latent(optimizer, rules) if rules else optimizer, "schedule": by_epoch,
-        "loss": _loss_of(recipe, teacher, temperature), "prepare": _preparation_of(model, None if by_epoch else schedule),
+        "loss": _loss_of(recipe, teacher, temperature), "prepare": preparation_of(model, None if by_epoch else schedule),
     }  # fmt: skip
 
 
@@ -506,8 +506,14 @@ def _loss_of(recipe, teacher, temperature):
     return loss
 
 
-def _preparation_of(model, schedule):
-    """What changes in the course of a run."""
+def preparation_of(model, schedule=None):
+    """A function for ``Trainer(prepare=)``: what changes in the course of a run.
+
+    Parameters
+    ----------
+    model : Module
+    schedule : callable or None   # progress (0 to 1) -> learning rate
+    """
     soft = [q for module in model.named_modules().values() for q in vars(module).values() if isinstance(q, StaircaseWeight)]
 
     def prepare(trainer):

@@ -32,9 +32,16 @@ class Optimizer:
         self.steps += 1
         for parameter, state in zip(self.parameters, self.state, strict=True):
             if parameter.grad is not None:
-                parameter.data = np.ascontiguousarray(parameter.data)  # updated in place, as it lies in memory
-                grad = np.ascontiguousarray(parameter.grad, parameter.data.dtype)
-                self.update(parameter.data, grad, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
+                self.step_one(parameter, state)
+
+    def step_one(self, parameter, state):
+        """Update one parameter, which has a gradient."""
+        parameter.data = np.ascontiguousarray(parameter.data)  # updated in place, as it lies in memory
+        self._update(parameter, parameter.data, state)
+
+    def _update(self, parameter, data, state):
+        grad = np.ascontiguousarray(parameter.grad, data.dtype)
+        self.update(data, grad, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
 
     def update(self, data, grad, decay, **state):
         """Update one parameter's array in place."""
@@ -142,20 +149,14 @@ class DST(Adam):
     moments are floats. Other parameters (batch norm's) take the step itself.
     """
 
-    @execution.layer("optimizer")
-    def step(self):
-        self.steps += 1
-        for parameter, state in zip(self.parameters, self.state, strict=True):
-            if parameter.grad is None:
-                continue
-            space = getattr(parameter, "space", None)
-            data = np.ascontiguousarray(parameter.data) if space is None else np.zeros(parameter.shape, np.float32)
-            grad = np.ascontiguousarray(parameter.grad, data.dtype)
-            self.update(data, grad, self.weight_decay + parameter.weight_decay, **state)
-            if space is None:
-                parameter.data = data
-            else:  # started from 0, so it is the step alone
-                parameter.places[...] = space.move(parameter.places, data)
+    def step_one(self, parameter, state):
+        space = getattr(parameter, "space", None)
+        if space is None:
+            super().step_one(parameter, state)
+        else:
+            step = np.zeros(parameter.shape, np.float32)  # what an update from 0 comes to is the step alone
+            self._update(parameter, step, state)
+            parameter.places[...] = space.move(parameter.places, step)
 
 
 class Latent:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bitnet import dispatch, execution, functional, random
+from bitnet import dispatch, execution, functional
 from bitnet.checkpoint import write_atomically
+from bitnet.layers import preserved
 from bitnet.training import Callback
 
 PATHS = ("forward", "input_grad", "weight_grad")
@@ -35,18 +36,8 @@ def layer_table(model, images, labels):
     -------
     table : str
     """
-    state = {name: np.array(value) for name, value in model.state_dict().items()}
-    training = model.training
-    model.train()
-    try:
-        with random.preserved(), execution.log() as records:
-            functional.softmax_cross_entropy(model(images), labels).backward()
-    finally:
-        if not training:
-            model.eval()
-        model.load_state_dict(state)
-        for parameter in model.parameters():
-            parameter.grad = None
+    with preserved(model), execution.log() as records:
+        functional.softmax_cross_entropy(model.train()(images), labels).backward()
     return format_layers(model, records, len(images))
 
 

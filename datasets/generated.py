@@ -93,6 +93,18 @@ def read_generated(split, count, size, seed, cache_dir=None, grey=False):
     return Digits(images, labels, f"generated digits, {split}", generated=True), messages
 
 
+def read_both(counts, size, cache_dir, start, name, grey=False):
+    """Both splits in the place of a published data set ``name``: (train, test, messages, which begin with ``start``)."""
+    (train, train_messages), (test, test_messages) = (
+        read_generated(split, count, size, 0, cache_dir, grey) for split, count in zip(("train", "test"), counts, strict=True)
+    )
+    first = (
+        f"{start}the built-in generated digits{' in grey' * grey}, {len(train):,} for training and {len(test):,} for testing. "
+        f"They are drawn by a program: accuracies on them say nothing about {name}"
+    )
+    return train, test, [first, *train_messages, *test_messages]
+
+
 def _source(split, count, size, seed, grey):
     labels = np.array([_label(seed, split, index) for index in range(count)], np.uint8)
     indices = tqdm(range(count), f"drawing {split} digits", unit="", disable=None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .digits import DataError
 from .download import fetch_svhn
-from .generated import TEST_COUNT, TRAIN_COUNT, read_generated
+from .generated import TEST_COUNT, TRAIN_COUNT, read_both
 from .svhn import describe_folder, has_split, read_splits
 
 DEFAULT_FOLDER = Path("data", "svhn")  # below the folder in which the script is started
@@ -35,13 +35,14 @@ def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None,
         if extra or download:
             option = "extra" if extra else "download"
             raise DataError(f"expected a folder of SVHN with {option}, found data 'synthetic'")
-        return _generated(size, cache_dir, "data: ")
+        return read_both((TRAIN_COUNT, TEST_COUNT), size, cache_dir, "data: ", "SVHN")
     folder, messages = Path(data or DEFAULT_FOLDER).expanduser(), []
     if download:
         messages += [fetch_svhn(folder, split, base_url) for split in splits if not has_split(folder, split)]
     missing = [split for split in splits if not has_split(folder, split)]
     if data is None and len(missing) == len(splits) and not extra:
-        return _generated(size, cache_dir, f"data: no SVHN in {folder}, --download fetches it; using ")
+        start = f"data: no SVHN in {folder}, --download fetches it; using "
+        return read_both((TRAIN_COUNT, TEST_COUNT), size, cache_dir, start, "SVHN")
     if missing:
         expected = " and ".join(f"{split}_32x32.mat" for split in missing)
         other = " and ".join(f"{split}/digitStruct.mat" for split in missing)
@@ -53,13 +54,3 @@ def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None,
     test, test_messages = read_splits(folder, ["test"], size, cache_dir)
     first = f"data: {train.name}, {len(train):,} images; {test.name}, {len(test):,} images; from {folder}"
     return train, test, [first, *messages, *train_messages, *test_messages]
-
-
-def _generated(size, cache_dir, start):
-    train, train_messages = read_generated("train", TRAIN_COUNT, size, 0, cache_dir)
-    test, test_messages = read_generated("test", TEST_COUNT, size, 0, cache_dir)
-    first = (
-        f"{start}the built-in generated digits, {len(train):,} for training and {len(test):,} for testing. "
-        "They are drawn by a program: accuracies on them say nothing about SVHN"
-    )
-    return train, test, [first, *train_messages, *test_messages]

@@ -17,7 +17,7 @@ import numpy as np
 from .cache import Source, cached
 from .digits import DataError, Digits
 from .download import fetch
-from .generated import TEST_COUNT, TRAIN_COUNT, read_generated
+from .generated import TEST_COUNT, TRAIN_COUNT, read_both
 from .svhn import describe_folder
 
 SIZE = 28
@@ -68,7 +68,7 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
     if data == "synthetic":
         if download:
             raise DataError("expected a folder of MNIST with download, found data 'synthetic'")
-        return _generated(cache_dir, "data: ")
+        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, "data: ", "MNIST", grey=True)
     folder, messages = Path(data or DEFAULT_FOLDER).expanduser(), []
     if download:
         url = (base_url or os.environ.get("BITNET_MNIST_URL") or BASE_URL).rstrip("/") + "/"
@@ -76,21 +76,14 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
                      for name in _missing(folder)]  # fmt: skip
     missing = _missing(folder)
     if data is None and len(missing) == len(OFFICIAL):
-        return _generated(cache_dir, f"data: no MNIST in {folder}, --download fetches it; using ")
+        start = f"data: no MNIST in {folder}, --download fetches it; using "
+        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, start, "MNIST", grey=True)
     if missing:
         raise DataError(f"{folder}: expected {', '.join(missing)}, each with or without .gz, found {describe_folder(folder)}; "
                         "--download fetches what is missing")  # fmt: skip
     (train, train_messages), (test, test_messages) = (read_mnist(folder, split, cache_dir) for split in _SPLITS)
     first = f"data: {train.name}, {len(train):,} images; {test.name}, {len(test):,} images; from {folder}"
     return train, test, [first, *messages, *train_messages, *test_messages]
-
-
-def _generated(cache_dir, start):
-    train, train_messages = read_generated("train", TRAIN_COUNT, SIZE, 0, cache_dir, grey=True)
-    test, test_messages = read_generated("test", TEST_COUNT, SIZE, 0, cache_dir, grey=True)
-    first = (f"{start}the built-in generated digits in grey, {len(train):,} for training and {len(test):,} for testing. "
-             "They are drawn by a program: accuracies on them say nothing about MNIST")  # fmt: skip
-    return train, test, [first, *train_messages, *test_messages]
 
 
 def read_mnist(folder, split, cache_dir=None):
@@ -108,9 +101,10 @@ def read_mnist(folder, split, cache_dir=None):
         raise DataError(f"{folder}: expected {' and '.join(_names(split))}, each with or without .gz, "
                         f"found {describe_folder(folder)}")  # fmt: skip
     content = [_read(path) for path in paths]
+    digests = [hashlib.md5(raw, usedforsecurity=False).hexdigest() for raw in content]
     images, labels, messages = cached(
-        f"mnist-{split}", {"sources": ["idx", *[hashlib.md5(raw, usedforsecurity=False).hexdigest() for raw in content]]},
-        lambda: _source(split, paths, content), SIZE, cache_dir, channels=1,
+        f"mnist-{split}", {"sources": ["idx", *digests]}, lambda: _source(split, paths, content, digests), SIZE, cache_dir,
+        channels=1,
     )  # fmt: skip
     modified = f" (modified, {len(images):,})" if messages else ""
     return Digits(images, labels, f"MNIST {split}{modified}"), messages
@@ -137,7 +131,7 @@ def _idx(path, raw, axes):
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
 
-def _source(split, paths, content):
+def _source(split, paths, content, digests):
     images, labels = (_idx(path, raw, axes) for path, raw, axes in zip(paths, content, (3, 1), strict=True))
     if images.shape[1:] != (SIZE, SIZE):
         raise DataError(f"{paths[0]}: expected images of 28 x 28 pixels, found {images.shape[1]} x {images.shape[2]}")
@@ -145,7 +139,6 @@ def _source(split, paths, content):
         raise DataError(f"{paths[1]}: expected one label for each of {len(images):,} images, found {len(labels):,}")
     if labels.max() > 9:
         raise DataError(f"{paths[1]}: expected labels 0..9, found {labels.max()}")
-    digests = [hashlib.md5(raw, usedforsecurity=False).hexdigest() for raw in content]
     official = digests == [OFFICIAL[name][1] for name in _names(split)]
     notes = [] if official else [f"{split}: not MNIST's own {split} set, its md5 is another one: {len(labels):,} images"]
     return Source(labels.copy(), iter([images[..., None]]), notes)

@@ -26,6 +26,7 @@ from bitnet import execution, methods, models, random, report
 from bitnet.checkpoint import load_checkpoint, write_atomically
 from bitnet.datasets import Augmentation, load_digits, load_mnist
 from bitnet.kernels import compile, threads
+from bitnet.layers import preserved
 from bitnet.optimizers import Adam
 from bitnet.tensor import no_grad
 from bitnet.training import StopRequest, Trainer, evaluate
@@ -68,12 +69,9 @@ class Entry:
         if not self.model:
             model = methods.build(self.method, bits=self.bits, seed=self.seed)
             return model, methods.training_of(model)
-        model, schedule = models.svhn(self.model, self.bits, seed=self.seed), methods.exponential(1e-3, 1e-5)
-        optimizer = Adam(model.parameters(), lr=1e-3, eps=1e-5)
-
-        def prepare(trainer):
-            optimizer.lr = schedule(trainer.progress)
-        return model, {"optimizer": optimizer, "prepare": prepare, "augment": Augmentation()}
+        model = models.svhn(self.model, self.bits, seed=self.seed)
+        return model, {"optimizer": Adam(model.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
+                       "prepare": methods.preparation_of(model, methods.exponential(1e-3, 1e-5))}
 
     def published(self):
         """(error in per cent, setting), or None."""
@@ -105,7 +103,7 @@ def epochs_that_fit(entry, digits, test, minutes):
     with random.preserved():
         model, options = entry.options()
         trainer = Trainer(model, digits, test, epochs=1, batch_size=entry.batch_size, seed=entry.seed, **options)
-        trainer.epoch, steps = 0, iter(trainer.loader.epoch(0))
+        steps = iter(trainer.loader.epoch(0))
         trainer.train_step(next(steps))  # compiles what is not compiled yet
         started, done = time.perf_counter(), 0
         for batch in steps:
@@ -132,12 +130,8 @@ def inference_speed(model, test, least=1.0):
 def products_of(trainer):
     """Records of the products of a training step, and of a forward pass in evaluation."""
     model, batch = trainer.model, next(iter(trainer.loader.epoch(0)))
-    buffers = {name: buffer.copy() for name, buffer in model.named_buffers().items()}
-    with execution.log() as training, random.preserved():
+    with preserved(model), execution.log() as training:
         trainer.loss_function(model.train()(batch.images), batch, trainer).backward()
-    trainer.optimizer.zero_grad()
-    for name, buffer in model.named_buffers().items():
-        buffer[...] = buffers[name]
     with execution.log() as evaluation, no_grad():
         model.eval()(batch.images)
     return training, evaluation
@@ -246,9 +240,7 @@ def draw(path, rows, title):
 def compare(given):
     try:
         chosen = entries(given)
-    except UsageError:
-        raise
-    except ValueError as error:
+    except ValueError as error:  # of the command line, or of a method's bits
         raise UsageError(error) from None
     if given.threads:
         threads.set_threads(given.threads)

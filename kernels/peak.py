@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import LANES, add, broadcast, dot, floats16, load, xor_popcount
+from bitnet.kernels.vectors import LANES, add, broadcast, floats16, load, multiply
 
 FLOATS = 16
 BITS, BYTES = 32, 4    # codes of a lane that a step multiplies
@@ -72,64 +72,34 @@ def lowest_word(typing, x):
 
 
 @kernel
-def _popcount_loop_6(start, stop, rounds, words, out):
-    """6 x 4 steps of XOR, popcount and addition a round: for machines with 16 registers."""
+def _code_loop_6(start, stop, rounds, codes, out):
+    """6 x 4 products of bit planes or bytes a round: for machines with 16 registers."""
     for tile in range(start, stop):
-        a, b, c = load(words, 0), load(words, 16), load(words, 32)
-        d, e, f = load(words, 48), load(words, 64), load(words, 80)
-        y = broadcast(words, 3)
+        a, b, c = load(codes, 0), load(codes, 16), load(codes, 32)
+        d, e, f = load(codes, 48), load(codes, 64), load(codes, 80)
+        y = broadcast(codes, 4)  # of a constant a compiler might know the products
         for _ in range(rounds):
             for _ in range(4):
-                a, b, c = xor_popcount(a, a, y), xor_popcount(b, b, y), xor_popcount(c, c, y)
-                d, e, f = xor_popcount(d, d, y), xor_popcount(e, e, y), xor_popcount(f, f, y)
+                a, b, c = multiply(codes, a, a, y), multiply(codes, b, b, y), multiply(codes, c, c, y)
+                d, e, f = multiply(codes, d, d, y), multiply(codes, e, e, y), multiply(codes, f, f, y)
         out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
 
 
 @kernel
-def _popcount_loop_12(start, stop, rounds, words, out):
-    """12 x 4 steps a round: more than hide the latency, so that the ports never wait."""
+def _code_loop_12(start, stop, rounds, codes, out):
+    """12 x 4 products a round: more than hide the latency, so that the ports never wait."""
     for tile in range(start, stop):
-        a, b, c = load(words, 0), load(words, 16), load(words, 32)
-        d, e, f = load(words, 48), load(words, 64), load(words, 80)
-        g, h, i = load(words, 96), load(words, 112), load(words, 1)
-        j, k, l = load(words, 17), load(words, 33), load(words, 49)
-        y = broadcast(words, 3)
+        a, b, c = load(codes, 0), load(codes, 16), load(codes, 32)
+        d, e, f = load(codes, 48), load(codes, 64), load(codes, 80)
+        g, h, i = load(codes, 96), load(codes, 112), load(codes, 128)
+        j, k, l = load(codes, 144), load(codes, 160), load(codes, 176)
+        y = broadcast(codes, 4)
         for _ in range(rounds):
             for _ in range(4):
-                a, b, c = xor_popcount(a, a, y), xor_popcount(b, b, y), xor_popcount(c, c, y)
-                d, e, f = xor_popcount(d, d, y), xor_popcount(e, e, y), xor_popcount(f, f, y)
-                g, h, i = xor_popcount(g, g, y), xor_popcount(h, h, y), xor_popcount(i, i, y)
-                j, k, l = xor_popcount(j, j, y), xor_popcount(k, k, y), xor_popcount(l, l, y)
-        out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
-
-
-@kernel
-def _byte_loop_6(start, stop, rounds, words, out):
-    """6 x 4 byte dot products a round: for machines with 16 registers. Of constant bytes a compiler might do without."""
-    for tile in range(start, stop):
-        a, b, c = load(words, 0), load(words, 1), load(words, 2)
-        d, e, f = load(words, 3), load(words, 4), load(words, 5)
-        y = load(words, 16)
-        for _ in range(rounds):
-            for _ in range(4):
-                a, b, c = dot(a, a, y), dot(b, b, y), dot(c, c, y)
-                d, e, f = dot(d, d, y), dot(e, e, y), dot(f, f, y)
-        out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
-
-
-@kernel
-def _byte_loop_12(start, stop, rounds, words, out):
-    """12 x 4 byte dot products a round."""
-    for tile in range(start, stop):
-        a, b, c, d, e, f = load(words, 0), load(words, 1), load(words, 2), load(words, 3), load(words, 4), load(words, 5)
-        g, h, i, j, k, l = load(words, 6), load(words, 7), load(words, 8), load(words, 9), load(words, 10), load(words, 11)
-        y = load(words, 16)
-        for _ in range(rounds):
-            for _ in range(4):
-                a, b, c = dot(a, a, y), dot(b, b, y), dot(c, c, y)
-                d, e, f = dot(d, d, y), dot(e, e, y), dot(f, f, y)
-                g, h, i = dot(g, g, y), dot(h, h, y), dot(i, i, y)
-                j, k, l = dot(j, j, y), dot(k, k, y), dot(l, l, y)
+                a, b, c = multiply(codes, a, a, y), multiply(codes, b, b, y), multiply(codes, c, c, y)
+                d, e, f = multiply(codes, d, d, y), multiply(codes, e, e, y), multiply(codes, f, f, y)
+                g, h, i = multiply(codes, g, g, y), multiply(codes, h, h, y), multiply(codes, i, i, y)
+                j, k, l = multiply(codes, j, j, y), multiply(codes, k, k, y), multiply(codes, l, l, y)
         out[tile] = lowest_word(add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(add(i, j), add(k, l))))
 
 
@@ -232,15 +202,15 @@ def measure(quick=False):
         bandwidth_gbs : 10^9 bytes a second of a copy, read plus written
     """
     count = threads.get_threads()
-    words = np.random.default_rng(0).integers(0, 1 << 32, 128 + count + 1, np.uint32)
+    words = np.random.default_rng(0).integers(0, 1 << 32, 192 + count + 1, np.uint32)
     floats = np.full(14, 0.5, np.float32)
     out, float_out = np.zeros(count, np.uint32), np.zeros(count, np.float32)
     # function, its data, what one round does
     loops = {"clock": (_clock_loop, words, out, CHAIN),
-             "popcount_6": (_popcount_loop_6, words, out, 24 * BITS * LANES),
-             "popcount_12": (_popcount_loop_12, words, out, 48 * BITS * LANES),
-             "byte_6": (_byte_loop_6, words, out, 24 * BYTES * LANES),
-             "byte_12": (_byte_loop_12, words, out, 48 * BYTES * LANES),
+             "popcount_6": (_code_loop_6, words, out, 24 * BITS * LANES),
+             "popcount_12": (_code_loop_12, words, out, 48 * BITS * LANES),
+             "byte_6": (_code_loop_6, words.view(np.uint8), out, 24 * BYTES * LANES),
+             "byte_12": (_code_loop_12, words.view(np.uint8), out, 48 * BYTES * LANES),
              "float_6": (_float_loop_6, floats, float_out, 24 * FLOATS),
              "float_12": (_float_loop_12, floats, float_out, 48 * FLOATS)}
     rounds, best = {}, dict.fromkeys(loops, np.inf)

@@ -46,9 +46,9 @@ def _table(plan, planes, w_planes, sums, depth):
     return arrays.aligned(table, np.int32), 1
 
 
-def _halved(scale, *planes):
-    """The scale of results that the sums of ternary planes give twice; exact, as any power of two is."""
-    return scale * np.float32(0.5 ** sum(operand.halvings for operand in planes))
+def _halved(scale, halvings):
+    """The scale of results that the sums of ternary planes give twice or four times; exact, as any power of two is."""
+    return scale * np.float32(0.5 ** halvings)
 
 
 class Forward:
@@ -74,7 +74,7 @@ class Forward:
         """Results (N, OH, OW, F) of inputs that ``pack_channels`` packed; with a float32 scale a sample, float32."""
         halved = self.halvings and scale is None
         out = arrays.empty((len(words), *self.shape), np.float32 if scale is not None else np.int32 if halved else self.dtype)
-        scale = None if scale is None else scale * np.float32(0.5 ** self.halvings)
+        scale = None if scale is None else _halved(scale, self.halvings)
         run_spatial(self.plan, words, self.weight, self.table, scale, out, self.conv.groups, self.conv.group_out, 1,
                     self.doublings)
         return (out >> self.halvings).astype(self.dtype) if halved else out
@@ -118,7 +118,7 @@ def input_grad(g, w, conv, size, scale):
     plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), 1, g_planes.shifts, w_planes.shifts))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
     out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
-    gradient, scale = pack_channels(g, conv.groups, padding), _halved(scale, g_planes, w_planes)
+    gradient, scale = pack_channels(g, conv.groups, padding), _halved(scale, g_planes.halvings + w_planes.halvings)
     for plan in plans:
         weight, sums = pack_weight(w, conv, "outputs", plan.taps)
         table, doublings = _table(plan, g_planes, w_planes, sums, conv.group_out)
@@ -223,9 +223,9 @@ def weight_grad(g, x, conv, scale):
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // _CHANNELS)
-    table = arrays.aligned(table, np.int32)
+    table, scale = arrays.aligned(table, np.int32), _halved(scale, g_planes.halvings + x_planes.halvings)
     threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
-                _halved(scale, g_planes, x_planes), out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
+                scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
                 conv.kernel[1], streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, doublings,
                 len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size, gradient[0].size, conv.groups,
                 conv.group_in, conv.group_out, blocks)

@@ -3,7 +3,7 @@
 Numba's own vectoriser reaches a third of the machine's popcount limit, because it decides by itself what to keep in
 registers. Here the kernel says so: a value of type ``Ints16`` is an LLVM ``<16 x i32>``, one AVX-512 register, two AVX2 or
 four SSE or NEON ones; ``Floats16`` the same of float32. LLVM lowers the operations to whatever the target has, so nothing
-here names a machine, but for one instruction in ``dot``.
+here names a machine, but for one instruction in ``multiply``.
 
 The functions exist in compiled code only. Indices are in elements of a one-dimensional array and are not checked.
 """
@@ -167,12 +167,6 @@ def _bit_product(builder, accum, a, b):
     return builder.add(accum, builder.call(popcount, [builder.xor(a, b)]))
 
 
-@intrinsic
-def xor_popcount(typing, accum, a, b):
-    """``accum`` plus the number of bits in which ``a`` and ``b`` differ, lane by lane."""
-    return ints16(accum, a, b), lambda context, builder, signature, args: _bit_product(builder, *args)
-
-
 def target_multiplies_bytes():
     """Does the machine that Numba compiles for (not the one it runs on) have byte dot products of 512 bits?"""
     return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")
@@ -191,31 +185,37 @@ def _byte_product(builder, accum, unsigned, signed):
     return accum
 
 
-@intrinsic
-def dot(typing, accum, unsigned, signed):
-    """``accum + u0 * s0 + u1 * s1 + u2 * s2 + u3 * s3``: bytes of ``unsigned`` (0..255) and ``signed`` (-128..127) a lane.
-
-    One instruction (VPDPBUSD) where the target has it; elsewhere the same integers, byte by byte.
-    """
-    return ints16(accum, unsigned, signed), lambda context, builder, signature, args: _byte_product(builder, *args)
-
-
-@intrinsic
-def multiply_codes(typing, accum, array, index, column):
-    """``accum`` plus the product of 32 bits of codes, broadcast from ``array[index]``, with a vector of columns.
-
-    In an array of uint32 these are 32 codes of a bit plane: ``xor_popcount``. In an array of uint8 they are 4 codes: ``dot``.
-    """
-    product = {types.uint32: _bit_product, types.uint8: _byte_product}.get(array.dtype)
+def _product_of(codes):
+    """What multiplies codes of an array of this type: code(builder, accum, left, right) -> accum."""
+    product = {types.uint32: _bit_product, types.uint8: _byte_product}.get(codes.dtype)
     if product is None:
-        raise TypingError(f"codes come in arrays of uint32 (bit planes) or uint8 (bytes), got {array.dtype}")
+        raise TypingError(f"codes come in arrays of uint32 (bit planes) or uint8 (bytes), got {codes.dtype}")
+    return product
+
+
+@intrinsic
+def multiply(typing, codes, accum, left, right):
+    """``accum`` plus the product of two vectors of codes, lane by lane; of ``codes`` only the type matters.
+
+    uint32, bit planes: the number of bits in which ``left`` and ``right`` differ.
+    uint8, bytes: u0 * s0 + u1 * s1 + u2 * s2 + u3 * s3 with bytes u of ``left`` (0..255) and s of ``right`` (-128..127); one
+    instruction (VPDPBUSD) where the target has it, elsewhere the same integers, byte by byte.
+    """
+    product = _product_of(codes)
+    return ints16(codes, accum, left, right), lambda context, builder, signature, args: product(builder, *args[1:])
+
+
+@intrinsic
+def multiply_codes(typing, accum, codes, index, column):
+    """``multiply`` of 32 bits of codes, broadcast from ``codes[index]``, with a vector of columns."""
+    product = _product_of(codes)
 
     def generate(context, builder, signature, args):
-        accum, array, index, column = args
-        word = _load(builder, _pointer(context, builder, signature.args[1], array, index, _I32), 1)
+        accum, codes, index, column = args
+        word = _load(builder, _pointer(context, builder, signature.args[1], codes, index, _I32), 1)
         return product(builder, accum, _splat(builder, word, _INTS), column)
 
-    return ints16(accum, array, index, column), generate
+    return ints16(accum, codes, index, column), generate
 
 
 def _result(context, builder, types_, lhs, table, table_index, sums, doublings):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
+from bitnet import methods
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -30,6 +32,27 @@ def load(name):
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def in_process(capsys):
+    """in_process(main, *args) -> (exit code, stdout, stderr)."""
+
+    def in_process(main, *args):
+        try:
+            code = main(list(args))
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return in_process
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """The networks of the methods for MNIST, narrow."""
+    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
+    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
 
 
 @pytest.fixture(scope="session")

@@ -10,24 +10,21 @@ from PIL import Image
 from bitnet import methods
 from bitnet.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.fixture(autouse=True)
-def small_networks(monkeypatch, compare_methods):
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+def measured_briefly(monkeypatch, compare_methods):
     monkeypatch.setattr(compare_methods, "MEASURED", 0.05)
 
 
 @pytest.fixture
-def run(mnist, tmp_path, compare_methods, capsys):
+def run(mnist, tmp_path, compare_methods, in_process):
     """run(...) -> (exit code, stdout, stderr), in this process."""
 
     def run(*more, data=mnist):
-        try:
-            code = compare_methods.main(["--data", str(data), "--out", str(tmp_path / "out"), "--minutes", "0.005", *more])
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
+        out = tmp_path / "out"
+        return in_process(compare_methods.main, "--data", str(data), "--out", str(out), "--minutes", "0.005", *more)
 
     run.out = tmp_path / "out"
     return run

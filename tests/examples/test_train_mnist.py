@@ -6,26 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitnet import methods
 from bitnet.checkpoint import load_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def small_networks(monkeypatch):
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture
-def run(mnist, tmp_path, train_mnist, capsys):
+def run(mnist, tmp_path, train_mnist, in_process):
     """run(...) -> (exit code, stdout, stderr), in this process; 10 steps an epoch."""
 
     def run(*more, out="run"):
-        try:
-            code = train_mnist.main(["--data", str(mnist), "--batch-size", "20", "--out", str(tmp_path / out), *more])
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
+        return in_process(train_mnist.main, "--data", str(mnist), "--batch-size", "20", "--out", str(tmp_path / out), *more)
 
     run.out = tmp_path / "run"
     return run

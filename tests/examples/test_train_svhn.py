@@ -50,15 +50,11 @@ def options(svhn, tmp_path):
 
 
 @pytest.fixture
-def run(options, tmp_path, train_svhn, capsys):
+def run(options, tmp_path, train_svhn, in_process):
     """run("--resume", ...) -> (exit code, stdout, stderr), in this process."""
 
     def run(*more):
-        try:
-            code = train_svhn.main([*options, *more])
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
+        return in_process(train_svhn.main, *options, *more)
 
     run.out = tmp_path / "run"
     return run

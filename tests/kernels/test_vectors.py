@@ -78,7 +78,7 @@ def test_shift_left(bits):
 
 @numba.njit
 def _xor_popcount(words, i, j, k, out):
-    v.store(out, 0, v.xor_popcount(v.load(words, i), v.load(words, j), v.load(words, k)))
+    v.store(out, 0, v.multiply(words, v.load(words, i), v.load(words, j), v.load(words, k)))
 
 
 def test_xor_popcount():
@@ -98,7 +98,7 @@ def test_every_bit_of_a_word_counts():
 
 @numba.njit
 def _dot(start, codes, index, signed, out):
-    v.store(out, 0, v.dot(v.load(start, 0), v.broadcast(codes, index), v.load(signed, 0)))
+    v.store(out, 0, v.multiply(codes, v.load(start, 0), v.broadcast(codes, index), v.load(signed, 0)))
 
 
 @pytest.mark.parametrize("index", [0, 1, 7, 60])
