@@ -6,18 +6,33 @@ two tiles write to the same place: so results are bit-identical on any number of
 """
 
 import os
+import platform
 import threading
 import time
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate
 from queue import SimpleQueue
 
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from threadpoolctl import ThreadpoolController
 
-RANGES = 4  # a thread
+from bitnet.kernels.compile import kernel
 
-_queues = []
+TURNS = 10000  # of waiting awake: a quarter of a millisecond or so
+MORE = 150     # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep
+
+_X86, _ARM = ("llvm.x86.sse2.pause", []), ("llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)])
+_REST = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}.get(platform.machine())
+
+_workers = []  # (queue, bell) of each
 _local = threading.local()
-_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+_threads = _processors
 _grow = threading.Lock()
 _blas = _limit = None
 _serial_blocks = 0
@@ -43,14 +58,52 @@ def set_threads(count):
     _threads = int(count)
 
 
-def _work(tasks):
+@intrinsic
+def _look(typing, flags, index):
+    """``flags[index]``, read from memory each time, after a rest of some ten cycles where a processor knows how to rest."""
+
+    def generate(context, builder, signature, args):
+        if _REST:
+            name, arguments = _REST
+            rest = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+            builder.call(cgutils.get_or_insert_function(builder.module, rest, name), arguments)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
+
+    return types.int64(flags, types.intp), generate
+
+
+@kernel
+def _wait(flags, turns, more):
+    """Until no flag is 0, but for no more than so many turns; then so many more."""
+    for i in range(flags.size):
+        while _look(flags, i) == 0 and turns > 0:
+            turns -= 1
+    for _ in range(more):
+        _look(flags, 0)
+
+
+def _wait_awake(flags):
+    """Wait for flags without sleeping: to wake a thread that sleeps takes 50 microseconds, which many a kernel is done in.
+
+    Only for a moment, since the next kernel of a step is mostly that near; and only where each thread has a processor, lest
+    it keep the one that it waits for from running.
+    """
+    if _threads <= _processors:
+        _wait(flags, TURNS, MORE)
+
+
+def _work(tasks, bell):
     _local.inside = True
     while True:
+        bell[0] = 0
+        if tasks.empty():
+            _wait_awake(bell)
         tasks.get()()
 
 
 def _reset_after_fork():
-    _queues.clear()  # threads do not survive a fork
+    _workers.clear()  # threads do not survive a fork
 
 
 if hasattr(os, "register_at_fork"):
@@ -60,8 +113,9 @@ if hasattr(os, "register_at_fork"):
 def run(function, tiles, *args, short=False):
     """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
 
-    There are a few ranges a thread, and each thread takes the next one when it is done with its last: a processor that
-    is busy with something else then holds nobody up, and a kernel that is done before other threads woke up waits for none.
+    There are two ranges a thread, and each thread takes the next one when it is done with its last: a processor that is
+    busy with something else then holds nobody up for long, and a kernel that is done before other threads woke up waits for
+    none.
 
     Inside ``function`` a further call runs in the calling thread: all threads are busy there. So does work that is ``short``:
     less than the 50 microseconds or so that it takes to wake another thread.
@@ -89,6 +143,18 @@ def observe(observer):
         _observer = previous
 
 
+@lru_cache(1000)
+def _bounds(tiles, parts):
+    """Where the ranges begin, and the end: two ranges a thread, which together are its share.
+
+    The first ones are of different sizes, so that threads do not finish together: then one would wait for the GIL, asleep.
+    The longest is taken by the caller, who begins at once.
+    """
+    first = [3 / 4 - i / parts / 4 for i in range(parts)]
+    ends = accumulate(first + [1 - share for share in reversed(first)], initial=0)
+    return list(dict.fromkeys(round(tiles * end / parts) for end in ends))
+
+
 def _run(function, tiles, args, short):
     parts = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles)
     if parts <= 1:
@@ -96,29 +162,33 @@ def _run(function, tiles, args, short):
             function(0, tiles, *args)
         return
     with _grow:
-        while len(_queues) < parts - 1:
-            _queues.append(SimpleQueue())
-            threading.Thread(target=_work, args=(_queues[-1],), name="bitnet-kernel", daemon=True).start()
-    done = SimpleQueue()  # None or an error for each range
-    count = min(tiles, RANGES * parts)
-    ranges = iter([(tiles * i // count, tiles * (i + 1) // count) for i in range(count)])  # one for all: next() is atomic
+        while len(_workers) < parts - 1:
+            _workers.append((SimpleQueue(), np.zeros(1, np.int64)))
+            threading.Thread(target=_work, args=_workers[-1], name="bitnet-kernel", daemon=True).start()
+    bounds = _bounds(tiles, parts)
+    count = len(bounds) - 1
+    done, flags = SimpleQueue(), np.zeros(count, np.int64)  # None or an error for each range, and that it is there
+    ranges = iter(list(zip(range(count), bounds, bounds[1:], strict=False)))  # one for all: next() is atomic
 
     def work():
-        for start, stop in ranges:
+        for i, start, stop in ranges:
             error = None
             try:
                 function(start, stop, *args)
             except BaseException as caught:
                 error = caught
             done.put(error)
+            flags[i] = 1
 
-    for queue in _queues[:parts - 1]:
+    for queue, bell in _workers[:parts - 1]:
         queue.put(work)
+        bell[0] = 1
     _local.inside = True
     try:
         work()
     finally:
         _local.inside = False
+    _wait_awake(flags)
     errors = [error for error in (done.get() for _ in range(count)) if error is not None]
     if errors:
         raise errors[0]

@@ -25,7 +25,44 @@ def test_every_tile_is_computed_once(tiles, count, thread_count):
 
     threads.run(work, tiles, "argument")
     assert (done == 1).all()
-    assert len(ranges) == min(tiles, 1 if count == 1 else threads.RANGES * count)
+    assert min(tiles, count) <= len(ranges) <= (1 if count == 1 else 2 * count)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 16])
+@pytest.mark.parametrize("tiles", [1, 2, 5, 10000])
+def test_ranges_of_all_threads_are_their_share(tiles, parts):
+    bounds = np.array(threads._bounds(tiles, min(tiles, parts)))
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0 and bounds[-1] == tiles and (sizes > 0).all()
+    assert sizes.max() <= np.ceil(tiles / min(tiles, parts))
+    if tiles == 10000:
+        assert len(sizes) == 2 * parts
+        assert len(set(sizes[:parts])) == parts  # no two begin and end together
+
+
+def test_waiting_awake_ends_when_all_flags_are_up_or_after_a_while(thread_count):
+    thread_count(2)
+    flags, seen = np.zeros(2, np.int64), []
+    waiter = threading.Thread(target=lambda: (threads._wait(flags, 2**40, 0), seen.append(flags.copy())))
+    waiter.start()
+    for i in range(2):  # it looks at memory, not at a copy of it in a register
+        assert not seen
+        flags[i] = 1
+    waiter.join(20)
+    assert not waiter.is_alive() and (seen[0] == 1).all()
+    threads._wait(np.zeros(1, np.int64), 100, 100)  # returns
+
+
+def test_more_threads_than_processors_do_not_wait_awake(thread_count, monkeypatch):
+    waits = []
+    monkeypatch.setattr(threads, "_wait", lambda *args: waits.append(args))
+    monkeypatch.setattr(threads, "_processors", 2)
+    thread_count(3)
+    threads._wait_awake(np.zeros(1, np.int64))
+    assert not waits
+    thread_count(2)
+    threads._wait_awake(np.zeros(1, np.int64))
+    assert len(waits) == 1
 
 
 def test_ranges_run_side_by_side(thread_count):
