@@ -184,6 +184,9 @@ class Progress(Callback):
         )  # fmt: skip
         self._spoke = time.perf_counter()
 
+    def on_end(self, trainer):
+        self.close()
+
     def close(self):
         """Remove the bar of an epoch that was not finished."""
         if self._bar is not None:

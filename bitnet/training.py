@@ -40,6 +40,9 @@ class Callback:
     def on_epoch(self, trainer, record):
         """After an epoch was evaluated and saved; ``record`` is its line of the history."""
 
+    def on_end(self, trainer):
+        """When training ends: finished, stopped, or by an error."""
+
 
 class Trainer:
     """Trains a model on digits.
@@ -109,6 +112,8 @@ class Trainer:
                 return self._run(stop)
         finally:
             self._seconds_before, self._started = self.seconds, None
+            for callback in self.callbacks:
+                callback.on_end(self)
 
     def _run(self, stop):
         while self.epoch < self.epochs:

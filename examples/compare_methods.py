@@ -156,12 +156,11 @@ def run(entry, given, digits, test, where, stop):
     checkpoint = load_checkpoint(path) if path.is_file() else None
     epochs = checkpoint.more["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, given.minutes)
     model, options = entry.options()
-    progress = report.Progress()
     config = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}
     trainer = Trainer(
         model, digits, test, epochs=epochs, batch_size=entry.batch_size, seed=entry.seed, **options, checkpoint=path,
         save_every=500, config=config, notes={"data": where, "threads": threads.get_threads(), "kernels": given.kernels},
-        callbacks=[progress, report.Files(folder, entry.name)],
+        callbacks=[report.Progress(), report.Files(folder, entry.name)],
     )  # fmt: skip
     if checkpoint:
         trainer.resume(checkpoint)
@@ -169,11 +168,8 @@ def run(entry, given, digits, test, where, stop):
         folder.mkdir(parents=True, exist_ok=True)
         trainer.save()
     print(f"{entry.name}: {epochs} epochs" + (f", continuing with {trainer.where}" if checkpoint else ""), flush=True)
-    try:
-        if not trainer.run(stop):
-            return None
-    finally:
-        progress.close()
+    if not trainer.run(stop):
+        return None
     report.write_metrics(folder / "metrics.jsonl", trainer.history)
     training, evaluation = products_of(trainer)
     return {

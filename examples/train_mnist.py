@@ -11,15 +11,24 @@ had happened.
 
 import argparse
 import sys
-from pathlib import Path
 
 # what this script shares with its sister; both lie in one folder, which Python searches first
-from train_svhn import Parser, UsageError, bits, drive, guarded, number, open_run, place_of
+from train_svhn import (
+    Parser,
+    UsageError,
+    add_run_options,
+    bits,
+    callbacks,
+    drive,
+    guarded,
+    number,
+    open_run,
+    place_of,
+)
 
 import bitnet
-from bitnet import execution, methods, report
+from bitnet import methods
 from bitnet.datasets import load_mnist
-from bitnet.inside import Inside
 from bitnet.kernels import threads
 from bitnet.optimizers import StepDecay
 from bitnet.training import Trainer
@@ -45,13 +54,7 @@ def parse(argv):
         help="multiplies it, instead of the recipe's schedule")
     add("--lr-decay-epochs", type=count, metavar="N", help="every so many epochs (1)")
     add("--teacher", metavar="MODEL", help="a trained network: its classes are learned, too (knowledge distillation)")
-    add("--seed", type=number(int, 0), metavar="S", help="of everything random (0)")
-    add("--threads", type=count, metavar="T", help="changes speed only (all processors)")
-    add("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")
-    add("--inside", action="store_true", help="look inside each epoch: sign flips, saturation, codes, gradients; inside.png")
-    add("--out", type=Path, metavar="DIR", help="must be new or empty, except to resume (runs/mnist-METHOD)")
-    add("--save-every", type=number(int, 0), default=200, metavar="STEPS", help="0: only after each epoch (200)")
-    add("--resume", action="store_true", help="continue the run in --out, bit for bit, with its own options")
+    add_run_options(add, "runs/mnist-METHOD")
     return parser.parse_args(argv)
 
 
@@ -77,14 +80,13 @@ def train(given):
                  "batch_size": settings["batch_size"] or method.batch_size}  # fmt: skip
     name = methods.describe(settings["method"], settings["bits"])
     title = f"{name}, trained on {'generated digits, not MNIST' if digits.generated else digits.name}"
-    progress = report.Progress()
     trainer = Trainer(
         model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"], **options,
         checkpoint=out / "checkpoint.h5", save_every=given.save_every, config=settings,
         notes={"data": where, "threads": threads.get_threads(), "kernels": given.kernels},
-        callbacks=[progress, *[Inside(out, title)] * given.inside, report.Files(out, title)],
+        callbacks=callbacks(given, out, title),
     )  # fmt: skip
-    return drive(trainer, checkpoint, out, name, title, progress, __file__)
+    return drive(trainer, checkpoint, out, name, title, __file__)
 
 
 def main(argv=None):

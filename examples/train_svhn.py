@@ -20,6 +20,7 @@ import bitnet
 from bitnet import execution, frozen, methods, models, profile, report
 from bitnet.checkpoint import CheckpointError, load_checkpoint
 from bitnet.datasets import Augmentation, DataError, load_digits
+from bitnet.inside import Inside
 from bitnet.kernels import compile, threads
 from bitnet.optimizers import Adam, StepDecay
 from bitnet.training import NonFiniteError, StopRequest, Trainer, evaluate, refuse_contradictions
@@ -81,15 +82,28 @@ def parse(argv):
     add("--lr", type=number(float, 0, strictly=True), help="Adam's learning rate (0.001)")
     add("--lr-decay", type=number(float, 0, strictly=True), metavar="FACTOR", help="multiplies it (0.3)")
     add("--lr-decay-epochs", type=count, metavar="N", help="every so many epochs (6)")
+    add_run_options(add, "runs/svhn-MODEL-W-A-G")
+    return parser.parse_args(argv)
+
+
+def add_run_options(add, folder):
+    """What every training script takes."""
     add("--seed", type=number(int, 0), metavar="S", help="of everything random (0)")
-    add("--threads", type=count, metavar="T", help="changes speed only (all processors)")
+    add("--threads", type=number(int, 1), metavar="T", help="changes speed only (all processors)")
     add("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")
-    add("--out", type=Path, metavar="DIR", help="must be new or empty, except to resume (runs/svhn-MODEL-W-A-G)")
+    add("--out", type=Path, metavar="DIR", help=f"must be new or empty, except to resume ({folder})")
     add("--save-every", type=number(int, 0), default=200, metavar="STEPS", help="0: only after each epoch (200)")
+    add("--inside", action="store_true", help="look inside each epoch: sign flips, saturation, codes, gradients; inside.png")
     add("--profile", action="store_true", help=f"tell where the time of {profile.STEPS} steps of this training goes, after its "
         f"first {profile.WARM}; changes no bit of it")
     add("--resume", action="store_true", help="continue the run in --out, bit for bit, with its own options")
-    return parser.parse_args(argv)
+
+
+def callbacks(given, out, title):
+    """Who watches a training."""
+    progress = report.Progress()
+    return [progress, *[Inside(out, title)] * given.inside, report.Files(out, title),
+            *[profile.ProfileSteps(before=progress.close)] * given.profile]  # fmt: skip
 
 
 def open_run(given, defaults, folder, epochs):
@@ -159,20 +173,16 @@ def train(given):
         options = {"optimizer": Adam(model.parameters(), lr=settings["lr"], eps=1e-5),
                    "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"])}  # fmt: skip
     title = f"{name}, trained on {'generated digits, not SVHN' if digits.generated else digits.name}"
-    progress = report.Progress()
-    watching = [progress, report.Files(out, title)]
-    if given.profile:
-        watching.append(profile.ProfileSteps(before=progress.close))
     trainer = Trainer(
         model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"], **options,
         augment=Augmentation(), checkpoint=out / "checkpoint.h5", save_every=given.save_every, config=settings,
         notes={"data": where, "threads": threads.get_threads(), "kernels": given.kernels},
-        callbacks=watching,
+        callbacks=callbacks(given, out, title),
     )  # fmt: skip
-    return drive(trainer, checkpoint, out, name, title, progress, __file__)
+    return drive(trainer, checkpoint, out, name, title, __file__)
 
 
-def drive(trainer, checkpoint, out, name, title, progress, script):
+def drive(trainer, checkpoint, out, name, title, script):
     """Train to the end or to a signal, and report; the exit code."""
     if checkpoint:
         trainer.resume(checkpoint)
@@ -196,10 +206,7 @@ def drive(trainer, checkpoint, out, name, title, progress, script):
         trainer.save()  # finds out now, not after an epoch, whether there is room
 
     with StopRequest() as stop:
-        try:
-            finished = trainer.run(stop)
-        finally:
-            progress.close()
+        finished = trainer.run(stop)
     if not finished:
         print(f"stopped and saved before {trainer.where}; go on with:\n    {resume_command(out, script)}", flush=True)
         return 128 + stop.signal

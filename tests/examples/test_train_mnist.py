@@ -28,9 +28,10 @@ def state(folder):
 
 
 def test_what_it_prints_and_writes(run):
-    code, out, err = run("--method", "bnn", "--epochs", "2", "--inside")
+    code, out, err = run("--method", "bnn", "--epochs", "2", "--inside", "--profile")
     assert code == 0 and err == ""
     assert "Binarized Neural Network in (1,1,32) bits" in out and "1,1,32" in out and out.count("epoch ") == 2
+    assert "profile of 10 steps" in out
     assert {path.name for path in run.out.iterdir()} == {"checkpoint.h5", "metrics.jsonl", "curves.png", "confusion.png",
                                                          "mistakes.png", "inside.png"}  # fmt: skip
     history = [json.loads(line) for line in (run.out / "metrics.jsonl").read_text().splitlines()]

@@ -132,6 +132,15 @@ class TestRun:
             assert any(row[:2] == ["conv2", part] for row in rows)
         assert "If all products took no time, a step would be" in out and "byte dot product" in out
 
+    def test_a_look_inside_changes_no_bit(self, run, whole):
+        code, _, err = run("--inside")
+        assert code == 0 and err == ""
+        assert (run.out / "inside.png").is_file()
+        arrays, history, *others = results(run.out)
+        for record in history:
+            assert set(record.pop("inside")["gradients"]) == {f"conv{i}" for i in range(1, 7)}
+        assert (arrays, history, *others) == results(whole)
+
     def test_the_folder_is_named_after_model_and_bits(self, svhn, train_svhn, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         code = train_svhn.main(["--model", "D", "--bits", "1,1,2", "--data", str(svhn), "--epochs", "1"])

@@ -106,6 +106,20 @@ def test_saving_inside_an_epoch(make):
     assert steps == [2, 2, 4, 4]
 
 
+def test_callbacks_hear_of_the_end_even_by_an_error(make):
+    ends = []
+
+    class Watch(Callback):
+        def on_end(self, trainer):
+            ends.append(trainer.step)
+
+    make(epochs=1, callbacks=[Watch()]).run()
+    make(epochs=1, callbacks=[Watch()]).run(stop=lambda: len(ends) == 1)
+    with pytest.raises(ZeroDivisionError):
+        make(epochs=1, callbacks=[Watch()]).run(stop=lambda: 1 / 0)
+    assert ends == [0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
