@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bitnet.kernels.elementwise import look_up
 from bitnet.kernels.geometry import to_levels, top
 
 
@@ -41,6 +42,9 @@ class Codes:
 
     def decode(self, dtype=np.float32):
         """The real numbers, scale * level, multiplied in float64."""
+        if (np.ndim(self.scale) == 0 or self.per == "sign") and self.values.size > 256:
+            every = np.arange(1 << self.bits, dtype=np.uint8)
+            return look_up(self.with_values(every).decode(dtype), self.values)
         # levels -1, 0 and 1 round nothing: no wider type is needed
         levels = self.levels(dtype if top(self) == 1 else np.float64)
         scale = np.asarray(self.scale, levels.dtype)

@@ -51,6 +51,47 @@ def encode_sign(w):
     return codes, float(partial.sum() / w.size)
 
 
+@kernel
+def _sums_by_code(start, stop, x, codes, partial, counts):
+    for tile in range(start, stop):
+        for i in range(tile * 16384, min((tile + 1) * 16384, x.size)):
+            code = at(codes, i)
+            partial[tile, code] += np.float64(at(x, i))
+            counts[tile, code] += 1
+
+
+def sums_by_code(x, codes, bits):
+    """Sum of the numbers that share a code, for each code.
+
+    Parameters
+    ----------
+    x : float array
+    codes : uint8 array of the same shape, each below 2**bits
+
+    Returns
+    -------
+    sums : float64 array of 2**bits
+    counts : int64 array of 2**bits, numbers in each sum
+    """
+    shape = _blocks(x.size), 1 << bits
+    partial, counts = np.zeros(shape), np.zeros(shape, np.int64)
+    threads.run(_sums_by_code, shape[0], x.reshape(-1), codes.reshape(-1), partial, counts)
+    return partial.sum(axis=0), counts.sum(axis=0)
+
+
+@kernel
+def _look_up(start, stop, table, codes, out):
+    for i in range(start * 16384, min(stop * 16384, codes.size)):
+        put(out, i, at(table, at(codes, i)))
+
+
+def look_up(table, codes):
+    """``table[codes]`` of a uint8 array."""
+    out = np.empty(codes.shape, table.dtype)
+    threads.run(_look_up, _blocks(codes.size), table, codes.reshape(-1), out.reshape(-1))
+    return out
+
+
 def tanh(w):
     """tanh of every element, by NumPy, in blocks."""
     out = np.empty_like(w)

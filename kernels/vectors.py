@@ -92,7 +92,7 @@ def at(typing, array, index):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         return builder.load(builder.gep(data, [args[1]]))
 
-    return array.dtype(array, index), generate
+    return array.dtype(array, types.intp), generate  # intp: a gep would take the sign of an index of fewer bits
 
 
 @intrinsic
@@ -105,7 +105,7 @@ def put(typing, array, index, value):
         builder.store(context.cast(builder, args[2], value_type, array_type.dtype), builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 
-    return types.void(array, index, value), generate
+    return types.void(array, types.intp, value), generate
 
 
 @intrinsic

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.kernels.elementwise import look_up, sums_by_code
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.twn import ternary
 
@@ -54,8 +55,7 @@ class TTQWeight(Quantizer):
 
     def grad(self, saved, grad_output):
         values, (positive, negative) = saved
-        factor = np.array([negative, 1, positive], grad_output.dtype)[values]
-        total = [np.sum(grad_output, where=values == code, dtype=np.float64) for code in (2, 0)]
-        if self.gradient == "exact":
-            total[1] = -total[1]
+        factor = look_up(np.array([negative, 1, positive], grad_output.dtype), values)
+        (down, _, up, _), _ = sums_by_code(grad_output, values, 2)
+        total = up, -down if self.gradient == "exact" else down
         return grad_output * factor, np.array(total, grad_output.dtype)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.kernels.elementwise import sums_by_code
 from bitnet.quantizers.base import Quantizer
 
 
@@ -36,12 +37,14 @@ class TWNWeight(Quantizer):
         axes = tuple(range(array.ndim - (self.per == "filter")))
         magnitude = np.abs(array)
         delta = (self.factor * magnitude.mean(axis=axes, dtype=np.float64)).astype(array.dtype)
-        large = magnitude > delta
-        count = large.sum(axis=axes)
-        alpha = np.sum(magnitude, axis=axes, dtype=np.float64, where=large) / np.maximum(count, 1)
+        codes = ternary(array, delta)
         if self.per == "layer":
-            alpha = float(alpha)
-        return Codes(ternary(array, delta), 2, "ternary", alpha, per="filter"), None
+            sums, counts = sums_by_code(magnitude, codes, 2)
+            alpha = float(sums[[0, 2]].sum() / max(counts[[0, 2]].sum(), 1))
+        else:
+            large = codes != 1
+            alpha = np.sum(magnitude, axis=axes, dtype=np.float64, where=large) / np.maximum(large.sum(axis=axes), 1)
+        return Codes(codes, 2, "ternary", alpha, per="filter"), None
 
     def grad(self, saved, grad_output):
         return grad_output

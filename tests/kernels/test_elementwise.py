@@ -31,6 +31,18 @@ def test_encode_sign(size, dtype):
 
 
 @each_float
+@pytest.mark.parametrize("bits", [1, 2, 8])  # 8: codes above 127, whose highest bit is no sign
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_and_numbers_by_code(size, bits, dtype):
+    codes = np.random.default_rng(size).integers(0, 1 << bits, size).astype(np.uint8)
+    x, table = normal(size, dtype), normal(1 << bits, dtype)
+    sums, counts = e.sums_by_code(x, codes, bits)
+    assert_same(counts, np.bincount(codes, minlength=1 << bits))
+    np.testing.assert_allclose(sums, np.bincount(codes, x.astype(np.float64), 1 << bits), rtol=1e-12, atol=1e-12)
+    assert_same(e.look_up(table, codes), table[codes])
+
+
+@each_float
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("size", SIZES)
 def test_encode_symmetric(size, bits, dtype):
@@ -221,7 +233,8 @@ def test_same_bits_on_any_number_of_threads(thread_count):
         w, v = a.copy(), np.zeros_like(a)
         e.sgd(w, b, v, 0.1, 0.9, True, 0.01)
         results.append([w, e.channel_sums(a, b), e.encode_gradient(a, e.max_magnitude(a), 4, key_of(0, 0)),
-                        e.encode_sign(a)[1], e.encode_symmetric(a, 5, 4), e.channel_blend(a, b, *np.ones((3, 17))),
+                        e.encode_sign(a)[1], e.encode_symmetric(a, 5, 4),
+                        e.sums_by_code(a, np.uint8(a > 0), 1)[0], e.channel_blend(a, b, *np.ones((3, 17))),
                         e.keep_mask(a.shape, 0.5, key_of(0, 1)), *e.max_pool(a, 3, 2, 1), *e.encode_activation(a, 2)])
     for other in results[1:]:
         for first, found in zip(results[0], other, strict=True):

@@ -24,6 +24,19 @@ def test_load_and_store(index):
 
 
 @numba.njit
+def _at_and_put(bytes_, indices, out):
+    for i in range(indices.size):
+        v.put(out, v.at(indices, i), v.at(bytes_, v.at(indices, i)))
+
+
+def test_at_and_put_at_unsigned_bytes():
+    indices, out = np.array([0, 100, 200, 255], np.uint8), np.zeros(256, np.uint8)
+    numbers = np.random.default_rng(1).integers(1, 256, 256).astype(np.uint8)
+    _at_and_put(numbers, indices, out)
+    assert out[indices].tolist() == numbers[indices].tolist() and (out > 0).sum() == 4
+
+
+@numba.njit
 def _zero(out):
     v.store(out, 0, v.zero())
 
