@@ -111,15 +111,15 @@ def _buffer(samples, conv, out_size, dtype):
     return np.empty((samples, *out_size, *conv.kernel, conv.group_in), dtype)
 
 
-def _over_samples(work, samples, tile):
-    """Call ``work(first, last)`` for ranges of at most ``tile`` samples, shared among threads."""
+def _over(work, size, tile):
+    """Call ``work(first, last)`` for ranges of at most ``tile`` of ``size`` samples or columns, shared among threads."""
 
     def tiles(start, stop):
         for i in range(start, stop):
-            work(i * tile, min((i + 1) * tile, samples))
+            work(i * tile, min((i + 1) * tile, size))
 
     with threads.serial_blas():
-        threads.run(tiles, -(-samples // tile))
+        threads.run(tiles, -(-size // tile))
 
 
 def forward(x, w, conv, bias=None):
@@ -141,6 +141,11 @@ def forward(x, w, conv, bias=None):
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
     weight = w.reshape(-1, conv.groups, conv.group_out)
+    if size == (1, 1) and _is_pointwise(conv):
+        _product(x.reshape(len(x), -1), weight[:, 0], y.reshape(len(x), -1))
+        if bias is not None:
+            y += bias
+        return y
     tile = _tile_samples(conv, out_size, x.itemsize)
 
     def work(first, last):
@@ -156,7 +161,7 @@ def forward(x, w, conv, bias=None):
         if bias is not None:
             y[first:last] += bias
 
-    _over_samples(work, len(x), tile)
+    _over(work, len(x), tile)
     return y
 
 
@@ -167,6 +172,9 @@ def input_grad(g, w, conv, size):
     conv, size = conv.flattened(*size)
     grad = grad.reshape(len(g), *size, conv.in_channels)
     weight = w.reshape(-1, conv.groups, conv.group_out)
+    if size == (1, 1) and _is_pointwise(conv):
+        _product(g.reshape(len(g), -1), weight[:, 0].T, grad.reshape(len(g), -1))
+        return result
     tile = _tile_samples(conv, out_size, g.itemsize)
 
     def work(first, last):
@@ -182,7 +190,7 @@ def input_grad(g, w, conv, size):
             _col2im(buffer.reshape(-1), grad[first:last].reshape(-1), last - first, *size, conv.in_channels, *out_size,
                     *_window(conv), group * conv.group_in, conv.group_in)
 
-    _over_samples(work, len(g), tile)
+    _over(work, len(g), tile)
     return result
 
 
@@ -199,7 +207,7 @@ def weight_grad(g, x, conv):
         return direct.weight_grad(g, x, conv)
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
-    if out_size == (1, 1) and _is_pointwise(conv):
+    if size == (1, 1) and _is_pointwise(conv):
         return product_over_samples(x.reshape(len(x), -1), g.reshape(len(g), -1)).reshape(shape)
     parts = min(PARTS, len(x))
     bounds = [len(x) * part // parts for part in range(parts + 1)]
@@ -215,7 +223,7 @@ def weight_grad(g, x, conv):
                 part_g = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
                 partial[part, group] += columns.T @ part_g.reshape(-1, conv.group_out)
 
-    _over_samples(work, parts, 1)
+    _over(work, parts, 1)
     total = partial[0]
     for part in partial[1:]:
         total += part
@@ -225,9 +233,14 @@ def weight_grad(g, x, conv):
 def product_over_samples(x, g):
     """``x.T @ g`` for x (N, D) and g (N, F), cut into fixed tiles of D."""
     product = np.empty((x.shape[1], g.shape[1]), x.dtype)
+    _product(g.T, x, product.T)
+    return product
+
+
+def _product(a, b, out):
+    """``out[...] = a @ b``, what a fully connected layer computes, cut into fixed tiles of columns."""
 
     def work(first, last):
-        np.matmul(x[:, first:last].T, g, out=product[first:last])
+        np.matmul(a, b[:, first:last], out=out[:, first:last])
 
-    _over_samples(work, len(product), 256)
-    return product
+    _over(work, b.shape[1], 256)
