@@ -23,8 +23,8 @@ from threadpoolctl import ThreadpoolController
 
 from bitnet.kernels.compile import kernel
 
-TURNS = 10000  # of waiting awake: a quarter of a millisecond or so
-MORE = 150     # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep
+TURNS = 4000    # of waiting awake: a tenth of a millisecond or so; longer ones take too much from other processes
+MORE = 150      # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep
 
 _X86, _ARM = ("llvm.x86.sse2.pause", []), ("llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)])
 _REST = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}.get(platform.machine())
