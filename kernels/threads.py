@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from bitnet.kernels.compile import kernel
 
-TURNS = 4000    # of waiting awake: a tenth of a millisecond or so; longer ones take too much from other processes
+TURNS = 4000    # of waiting awake: a tenth of a millisecond or so; longer takes too much from other processes
 MORE = 150      # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep
 
 _X86, _ARM = ("llvm.x86.sse2.pause", []), ("llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)])
