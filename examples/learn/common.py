@@ -6,12 +6,15 @@
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
-from bitnet.datasets import load_digits
+from bitnet.datasets import load_generated, load_svhn
 
+HERE = Path(__file__).resolve().parent
 QUICK = bool(os.environ.get("BITNET_LEARN_QUICK"))
 INK, FAINT = "#1f2328", "#c9d1d9"
 BLUE, AMBER, GREY, RED = "#1f5fbf", "#b26a00", "#59636e", "#c0392b"  # bits, quantizers, float, what goes wrong
@@ -30,15 +33,35 @@ def size(full, quick):
 
 
 def digits(split="train", count=None):
-    """Genuine house numbers where they are at hand, drawn ones otherwise: images (N, 40, 40, 3) in [0, 1), labels."""
-    raise NotImplementedError
+    """House numbers, the first ``count`` of "train" or "test", as a network of bitnet takes them; prints which they are.
+
+    Genuine ones (SVHN) where they are at hand, drawn ones otherwise.
+
+    Returns
+    -------
+    images : float32 array, shape (N, 40, 40, 3)   # pixel / 256, so in [0, 1)
+    labels : int64 array, shape (N,)               # 0..9
+    """
+    folder = os.environ.get("BITNET_LEARN_DATA") or HERE.parents[1] / "data" / "svhn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a subset of SVHN says so in its name
+        if os.environ.get("BITNET_LEARN_DATA") or (folder / f"{split}_32x32.mat").is_file():
+            found = load_svhn(folder, split)
+        else:
+            found = load_generated(split, count)
+    images, labels = found.images[:count], found.labels[:count]
+    print(f"digits: {len(labels):,} of {found.name}")
+    return np.float32(images) / 256, labels.astype(np.int64)
 
 
 def show(figure, name):
-    """Save a picture as NAME.png; in a notebook it appears below its cell, too."""
+    """Save a picture as NAME.png; a notebook shows it below its cell instead."""
+    if "inline" in plt.get_backend():
+        return
     folder = Path(os.environ.get("BITNET_LEARN_PICTURES", "learn-pictures"))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png")
+    plt.close(figure)
     print(f"picture: {folder / name}.png")
 
 
