@@ -23,7 +23,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "page"  # template, style sheet and script of the pages
 MARK = '<meta name="generator" content="bitnet, examples/learn/build.py">'
-TRANSPORT = "ipc" if os.name == "posix" else "tcp"  # to the process that runs a chapter; TCP is open to others on the machine
 NEEDED = ("jupytext", "nbconvert", "ipykernel", "latex2mathml")
 
 # code is kept as it is: fences, indented blocks, spans; then formulas
@@ -66,19 +65,18 @@ def opening(path):
 def run(path):
     """A chapter as a notebook with its outputs."""
     import nbformat
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
     from nbconvert.preprocessors import ExecutePreprocessor
-    from traitlets.config import Config
 
     notebook = read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
-    runner = ExecutePreprocessor(timeout=900, kernel_name="python3", config=Config(KernelManager={"transport": TRANSPORT}))
+    runner = ExecutePreprocessor(timeout=900, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
     try:
         runner.preprocess(notebook, {"metadata": {"path": str(HERE)}})
     except CellExecutionError as error:
         failed = next(cell for cell in notebook.cells if any(out.output_type == "error" for out in cell.get("outputs", ())))
         raise BuildError(f"{path.name}: {place(notebook, failed)}: {error.ename}: {error.evalue}".rstrip(": ")) from None
-    except (CellTimeoutError, DeadKernelError) as error:
+    except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: no kernel, or one that died
         raise BuildError(f"{path.name}: {str(error).strip().splitlines()[0]}") from None
     del notebook.cells[0]
     return notebook
