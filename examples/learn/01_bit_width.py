@@ -69,7 +69,7 @@ for bits, color in ((1, RED), (2, BLUE), (3, AMBER)):
     left.plot(grid, quantize_k(grid, bits), color=color, label=f"{bits} bit{'s' * (bits > 1)}: {2**bits} values")
     right.plot(grid, quantize_k(grid, bits) - grid, color=color)
 left.plot(grid, grid, color=GREY, linestyle=":", label="not rounded")
-left.set(title="k bits make a staircase of 2^k values", xlabel="number r", ylabel="rounded number")
+left.set(title="k bits make a staircase of $2^k$ values", xlabel="number r", ylabel="rounded number")
 right.set(title="The error is half a step at most", xlabel="number r", ylabel="error")
 left.legend(frameon=False)
 show(figure, "01-staircase")
@@ -103,8 +103,9 @@ show(figure, "01-picture")
 assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 
 # %% [markdown]
-# With 2 bits a channel, colors are gone but the digit stands. That is the hope of low bit widths: what a network needs to
-# know survives a coarse rounding. The picture itself is spared in DoReFa-Net, though, as the end of this chapter explains.
+# With 2 bits a channel the digit still stands; only its colors go wrong. That is the hope of low bit widths: what a network
+# needs to know survives a coarse rounding. The picture itself is spared in DoReFa-Net, though, as the end of this chapter
+# explains.
 #
 # ## Activations
 #
@@ -133,7 +134,7 @@ assert codes.scale == 1 / 3 and np.allclose(codes.decode(), quantize_k(x.clip(0,
 # What bitnet returns is the object that travels through all its kernels, `Codes`. It holds small integers, and what they
 # stand for: a real number is the *scale* times the *level*. For activations the level is the code itself, and the encoding
 # is called *unsigned*. The scale is a single number for the whole array. Kernels multiply and add levels, which are
-# integers, and somebody multiplies by the scale once at the end. No float is needed in between.
+# integers, and the scale comes in once, at the end. No float is needed in between.
 #
 # Where should the numbers lie for 2 bits to be well used? In DoReFa-Net, *batch norm* comes before the clip: it shifts and
 # stretches each channel to mean 0 and standard deviation 1 (and may learn another shift and stretch). What a bell curve of
@@ -231,7 +232,7 @@ for axis, bits in zip(axes, (1, 2, 3), strict=True):
     for level, part in zip(levels, used[bits], strict=True):
         axis.axvline(level, color=AMBER)
         axis.text(level, 4.62, f"{100 * part:.0f}" if part > 0.01 else f"{100 * part:.1f}", color=AMBER, ha="center")
-    axis.set(xlabel="weight / largest", ylim=(0, 4.6))
+    axis.set(xlabel="weight / largest", xlim=(-1.1, 1.1), ylim=(0, 4.6))
     axis.set_title(f"{bits} bit{'s' * (bits > 1)}", pad=18)
 axes[0].set_ylabel("% of weights")
 figure.suptitle("Where the weights go: the levels, and how many percent each one gets", x=0.01, ha="left", fontsize=11)
@@ -249,8 +250,8 @@ assert used[2][0] + used[2][3] < 0.02
 # rises quickly.
 #
 # This explains a habit of the field. A network is named by three numbers, (W, A, G), the bits of its weights, activations
-# and gradients. Much-used ones are (1, 2, 4) and (1, 1, 4): a weight is content with its sign, an activation wants a second
-# bit, and a gradient wants four. Chapter 5 finds out why gradients are so demanding.
+# and gradients. A typical choice is (1, 2, 4): weights keep only their signs, activations two bits, gradients four. Chapter
+# 5 finds out why gradients are so demanding.
 #
 # ## Why the first and the last layer stay float
 #
@@ -272,17 +273,15 @@ share_parameters = sum(parameters[name] for name in ends) / sum(parameters.value
 share_macs = sum(macs[name] for name in ends) / sum(macs.values())
 print(f"first and last layer: {share_parameters:.1%} of the parameters, {share_macs:.0%} of the MAC")
 
-channels = model.conv0.weight.data.shape[2]
-assert 0.003 < share_parameters < 0.005 and 0.11 < share_macs < 0.12 and channels == 3 and parameters["fc"] == 5120
+assert 0.003 < share_parameters < 0.005 and 0.11 < share_macs < 0.12 and parameters["fc"] == 5120
 assert sum(parameters.values()) > 2_000_000
 
 # %% [markdown]
 # Of more than two million parameters, fewer than one in two hundred belong to them, and about a ninth of the work. So there
 # is little to win. And there is much to lose:
 #
-# - The first layer is the only one that sees the picture. What rounding removes there, no later layer can bring back. Its
-#   pixels have 8 bits, so it would be 8 planes of work instead of 1 or 2. And a pixel has 3 channels, where a word of the
-#   machine packs 32 bits: it would stay nearly empty.
+# - The first layer is the only one that sees the picture. What rounding removes there, no later layer can bring back. And
+#   its pixels have 8 bits, which would be slow: chapter 3 shows that work grows with every bit.
 # - Nothing comes after the last layer that could average its errors. It is tiny anyway: 5,120 weights, each used once.
 #
 # Between the two, everything is codes. Kernels for codes are what chapters 3 and 4 build. But first: can such a staircase

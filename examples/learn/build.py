@@ -79,7 +79,23 @@ def run(path):
     except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: no kernel, or one that died
         raise BuildError(f"{path.name}: {str(error).strip().splitlines()[0]}") from None
     del notebook.cells[0]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     return notebook
+
+
+def joined(outputs):
+    """Outputs of a cell without progress and warnings (stderr), and with what was printed in one piece."""
+    kept = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def place(notebook, cell):
@@ -97,6 +113,9 @@ def mathml(latex, display):
         markup = convert(" ".join(latex.split()), display=display)
     except Exception as error:  # of many kinds
         raise BuildError(f"the formula {latex!r} is none that latex2mathml reads ({type(error).__name__})") from None
+    # no space where TeX sets none: around | and /, after the minus of a negative number
+    markup = re.sub(r"<mo[^>]*>(&#x0007C;|&#x0002F;|/)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', markup)
+    markup = re.sub(r"(<mo[^>]*>(?:&#x0002C;|,|&#x0003D;)</mo>)<mo>&#x02212;</mo>", r'\1<mo form="prefix">&#x02212;</mo>', markup)
     letter = r'<mi mathvariant="normal">([^<])</mi>'
     return re.sub(rf"(?:{letter}){{2,}}", lambda word: f"<mi>{''.join(re.findall(letter, word[0]))}</mi>", markup)
 

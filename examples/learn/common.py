@@ -57,6 +57,11 @@ def digits(split="train", count=None):
 def show(figure, name):
     """Save a picture as NAME.png; a notebook shows it below its cell instead."""
     if "inline" in plt.get_backend():
+        from IPython.display import display
+
+        titles = [figure.get_suptitle(), *(axis.get_title(loc="left") for axis in figure.axes)]
+        display(figure, metadata={"image/png": {"alt": "; ".join(title for title in titles if title)}})
+        plt.close(figure)
         return
     folder = Path(os.environ.get("BITNET_LEARN_PICTURES", "learn-pictures"))
     folder.mkdir(parents=True, exist_ok=True)
