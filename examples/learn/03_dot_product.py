@@ -143,9 +143,9 @@ axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 show(figure, "03-footnote")
 
 # %% [markdown]
-# The printed formula is minus the dot product, always. With XOR it is right; so is $2 \, \mathrm{popcount}(a \,\mathrm{XNOR}\,
-# b) - N$. Such slips stay unnoticed in a paper and ruin a program. That is why everything in this course is tried by *brute
-# force*: on all small inputs.
+# The printed formula is minus the dot product, always. With XOR it is right; so is
+# $2 \, \mathrm{popcount}(a \,\mathrm{XNOR}\, b) - N$. Such slips stay unnoticed in a paper and ruin a program. That is why
+# everything in this course is tried by *brute force*: on all small inputs.
 #
 # ## One identity
 #

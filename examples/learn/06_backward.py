@@ -187,12 +187,16 @@ phases = sorted(taps[:2, :2].ravel().tolist())
 print(f"taps of the four phases: {phases}, {sum(phases)} in all; with zeros put in: {4 * 9}")
 assert phases == [1, 2, 2, 4] and sum(phases) == 9 and 1 - 9 / 36 == 3 / 4
 
-figure, axis = plt.subplots(figsize=(8, 3))
-axis.imshow(taps, cmap="Blues", vmin=0, vmax=7)
-for (row, column), value in np.ndenumerate(taps):
-    axis.text(column, row, value, ha="center", va="center")
-axis.set(title="Stride 2: an input pixel meets 1, 2 or 4 of 9 taps, by its phase", xticks=[], yticks=[],
-         xlabel="6 x 6 input pixels")
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=[2, 1])
+phase_colors = {(0, 0): FAINT, (0, 1): AMBER, (1, 0): GREY, (1, 1): BLUE}
+for axis, count, shift, title in ((axes[0], 6, 0, "Stride 2: inputs of four phases, taps each meets"),
+                                  (axes[1], 3, 1, "The filter's taps, by phase")):
+    for y, x in np.ndindex(count, count):
+        color = phase_colors[(y + shift) % 2, (x + shift) % 2]
+        axis.add_patch(plt.Rectangle((x, -y), 0.94, 0.94, color=color, alpha=0.6))
+        axis.text(x + 0.47, 0.47 - y, taps[y, x] if count == 6 else f"{y}, {x}", ha="center", va="center")
+    axis.set(title=title, xlim=(-0.1, 6.1), ylim=(-5.1, 1.05), aspect="equal")
+    axis.axis("off")
 show(figure, "06-phases")
 
 # %% [markdown]
@@ -235,9 +239,9 @@ print("weight gradient, tap (0, 0), channel 0, bits:", sum(weight_grad_bits(u[i]
 #
 # An integer for each image, made a float, scaled, and added up in float. On a layer of 7 x 7 outputs that costs: 49 positions
 # fill two words of 32 bits, with 15 places idle. With *one* scale for the whole batch, all positions would form a single run of
-# bits, and each weight would be scaled once. Why not do that? Because images differ. Most are classified well and have small
-# gradients, a few have large ones. With the largest magnitude as everyone's scale, a small gradient lies within a fraction of
-# one step, and is mostly noise. Measure it:
+# bits, and each weight would be scaled once. Why not do that? Because images differ. One that the network already classifies
+# well has a small gradient, one that it mistakes has a large one. With the largest magnitude as everyone's scale, a small
+# gradient lies within a fraction of one step, and is mostly noise. Measure it:
 
 # %%
 images, positions = 128, 7 * 7
@@ -268,6 +272,9 @@ for name, scales, color in ((each, largest[:, None], BLUE), (shared, largest.max
 axis.axhline(1, color=GREY, lw=1, ls="--")
 axis.set(title="One scale for all drowns small gradients in noise (4 bits)", xlabel="magnitude of an image's gradient",
          ylabel="noise / gradient")
+axis.set_xticks([1, 0.3, 0.1, 0.03], ["1", "0.3", "0.1", "0.03"])
+axis.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+axis.minorticks_off()
 axis.invert_xaxis()
 axis.legend(frameon=False)
 show(figure, "06-scales")
