@@ -115,7 +115,9 @@ def mathml(latex, display):
         raise BuildError(f"the formula {latex!r} is none that latex2mathml reads ({type(error).__name__})") from None
     # no space where TeX sets none: around | and /, after the minus of a negative number
     markup = re.sub(r"<mo[^>]*>(&#x0007C;|&#x0002F;|/)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', markup)
-    markup = re.sub(r"(<mo[^>]*>(?:&#x0002C;|,|&#x0003D;)</mo>)<mo>&#x02212;</mo>", r'\1<mo form="prefix">&#x02212;</mo>', markup)
+    minus = "<mo>&#x02212;</mo>"
+    markup = re.sub(rf"(<mo[^>]*>&#x000(?:2C|3D);</mo>){minus}", r'\1<mo form="prefix">&#x02212;</mo>', markup)
+    markup = markup.replace("<mo>&#x0002C;</mo>", '<mo rspace="0.2em">&#x0002C;</mo>')
     letter = r'<mi mathvariant="normal">([^<])</mi>'
     return re.sub(rf"(?:{letter}){{2,}}", lambda word: f"<mi>{''.join(re.findall(letter, word[0]))}</mi>", markup)
 
