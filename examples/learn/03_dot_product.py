@@ -192,6 +192,7 @@ show(figure, "03-footnote")
 # %%
 for a, b in product([0, 1], repeat=2):
     assert a ^ b == a + b - 2 * a * b  # step 1
+assert [2 * code - 3 for code in range(4)] == [-3, -1, 1, 3]
 
 
 def all_codes(bits, length):

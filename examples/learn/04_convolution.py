@@ -2,8 +2,8 @@
 # # 4. A convolution in bits
 #
 # Chapter 3 computed one dot product with XOR and popcount. A convolution computes thousands, on the same numbers again and
-# again. This chapter writes it in fifteen lines of NumPy, finds out what happens at the border of the image, and then follows
-# the speed: what Numba makes of the same loops, what limits your machine, and how near to that limit a kernel comes.
+# again. This chapter writes it in a few lines of NumPy, finds out what happens at the border of the image, and then follows the
+# speed: what Numba makes of the same loops, what limits your machine, and how near to that limit a kernel comes.
 
 # %%
 import re
@@ -52,8 +52,8 @@ def float_conv(x, w):
 
 # %% [markdown]
 # For bits only two things change. The channels of a pixel are packed into words, so im2col copies words. And instead of a
-# matrix product, each row of words meets each filter's words in an XOR. These are all fifteen lines; the identity of chapter 3
-# stands in the last one.
+# matrix product, each row of words meets each filter's words in an XOR. These are all the lines it takes; the identity of
+# chapter 3 stands in the last one.
 
 
 # %%
@@ -221,7 +221,7 @@ print("popcount on vectors of 512 bits:", "yes" if peak.vectors_of_512_bits() el
 # - A *register* holds the numbers that an instruction works on. There are few of them, 16 or 32, and they are free to use. All
 #   else must be loaded first, and loads compete with the work.
 # - A *vector instruction* does the same to several numbers side by side in one wide register: 512 bits are sixteen 32-bit
-#   words. With such a popcount (`vpopcnt` above), one instruction counts sixteen words.
+#   words. With a popcount of that width (`vpopcnt`, where a machine has it), one instruction counts sixteen words.
 # - A *cache line* is the piece, mostly 64 bytes, in which memory comes into the small fast stores (caches) near the core. A
 #   vector of 64 bytes that lies across two lines costs two loads. So the library's arrays begin at a line:
 
@@ -302,8 +302,8 @@ assert speed["library, bits"] > 2 * speed["NumPy, bits"] and speed["NumPy, float
 # %% [markdown]
 # The usual picture for this is the *roofline*. Across: how many multiply-accumulates a version does for each byte that it moves
 # between core and memory. Up: how many it does a second. The slope on the left is memory: so many bytes a second come through,
-# whatever is done with them. The flat roof on the right is arithmetic. A version can be nowhere above; which of the two is over
-# its head tells what to improve.
+# whatever is done with them. The flat roof on the right is arithmetic. Which of the two is over a version's head tells what to
+# improve.
 
 # %%
 per_image = 18 * 18 * 9 * 64 * 64

@@ -2,7 +2,8 @@
 # # 6. Backward in bits
 #
 # A training step uses each layer three times: forward, then backward for the gradient of its input, and for the gradient of its
-# weight. This chapter derives both gradients from six lines of NumPy, and computes them from codes with the identity of chapter
+# weight. This chapter derives both gradients from one short loop in NumPy, and computes them from codes with the identity of
+# chapter
 # 3. Two things make that harder than forward: there is no code for zero, and each image has a scale of its own.
 
 # %%
@@ -21,7 +22,7 @@ from bitnet.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, Sequen
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 # %% [markdown]
-# ## Six lines, three products
+# ## One loop, three products
 #
 # A convolution is a set of triples: an output position $o$, a tap $t$ of the filter, and the input position $i$ that this tap
 # meets there. With stride $s$ and padding $p$, in each dimension, $i = s \cdot o + t - p$. Forward adds up, over all triples,
@@ -163,9 +164,9 @@ def input_grad_bits(v, v_bits, c, c_bits):
 
 v, c = rng.integers(0, 16, (2, 5, 6, 10)), rng.integers(0, 2, (3, 3, 7, 10))
 u = rng.integers(0, 4, (2, 5, 6, 7))
-_, dx, dw = convolution(u, 2 * c - 1, 2 * v - 15, 1, 1)  # on levels, by the six lines
+_, dx, dw = convolution(u, 2 * c - 1, 2 * v - 15, 1, 1)  # on levels, by the loop
 assert (input_grad_bits(v, 4, c, 1) == dx).all()
-print("input gradient of one pixel, bits:", input_grad_bits(v, 4, c, 1)[0, 0, 0], "six lines:", dx[0, 0, 0])
+print("input gradient of one pixel, bits:", input_grad_bits(v, 4, c, 1)[0, 0, 0], "loop:", dx[0, 0, 0])
 
 # %% [markdown]
 # Real numbers are this integer times both scales. Both are constant within the sum: it runs over filters and taps of one image.
@@ -223,7 +224,7 @@ def weight_grad_bits(u, u_bits, v, v_bits):
 
 assert (sum(weight_grad_bits(u[i], 2, v[i], 4) for i in range(2)) == dw).all()
 print("weight gradient, tap (0, 0), channel 0, bits:", sum(weight_grad_bits(u[i], 2, v[i], 4) for i in range(2))[0, 0, 0, :5],
-      "six lines:", dw[0, 0, 0, :5])
+      "loop:", dw[0, 0, 0, :5])
 
 # %% [markdown]
 # We copied the positions for each of the nine taps. The library copies nothing: a tap is the *same* stream of bits, shifted by
@@ -282,6 +283,7 @@ ratio = power[shared] / power[each]
 expected = len(largest) * largest.max() ** 2 / (largest**2).sum()
 print(f"noise in the sum over images: {ratio:.1f} times the power, expected {expected:.1f}")
 assert 0.8 < ratio / expected < 1.25 and ratio > 4
+assert magnitude[-1] < 2 * largest.max() / 15 / 4  # a fraction of one step of the batch's scale
 assert noise[-1] > 3 and 4 < (31 / 15) ** 2 < 4.5  # of the smallest gradient, one scale; what a fifth bit brings
 
 # %% [markdown]
