@@ -374,7 +374,7 @@ def check_strided(strided):
         u, c = rng.integers(0, 2**u_bits, (2, edge, edge, 10)), rng.integers(0, 2**c_bits, (3, 3, 10, 4))
         truth = reference.forward(u, 2 * c - (2**c_bits - 1), Conv(10, 4, (3, 3), (stride, stride)))
         ours = strided(u, u_bits, c, c_bits, stride)
-        assert ours.shape == truth.shape and (ours == truth).all()
+        assert np.shape(ours) == truth.shape and (ours == truth).all()
 
 
 exercise(strided, check_strided)
@@ -403,5 +403,6 @@ def check_border_constants(border_constants):
 exercise(border_constants, check_border_constants)
 
 # %% [markdown]
-# Further: Williams, Waterman and Patterson, Roofline, Communications of the ACM 52(4), 2009. The register tile in
-# `kernels/tiles.py`, its vectors in `kernels/vectors.py`, the limit in `kernels/peak.py`.
+# Further: Zhou et al., DoReFa-Net, arXiv:1606.06160, section 2.1. Williams, Waterman and Patterson, Roofline, Communications of
+# the ACM 52(4), 2009. The register tile in `kernels/tiles.py`, its vectors in `kernels/vectors.py`, the limit in
+# `kernels/peak.py`.
