@@ -144,8 +144,8 @@ show(figure, "03-footnote")
 
 # %% [markdown]
 # The printed formula is minus the dot product, always. With XOR it is right; so is
-# $2 \, \mathrm{popcount}(a \,\mathrm{XNOR}\, b) - N$. Such slips stay unnoticed in a paper and ruin a program. That is why
-# everything in this course is tried by *brute force*: on all small inputs.
+# $2 \, \mathrm{popcount}(a \,\mathrm{XNOR}\, b) - N$. Such slips stay unnoticed in a paper and ruin a program. That is why this
+# course tries its formulas by *brute force*: on all small inputs.
 #
 # ## One identity
 #
