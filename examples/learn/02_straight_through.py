@@ -99,7 +99,7 @@ left.step(np.arange(120), rounded, where="post", color=AMBER, label="rounded wei
 left.plot(stuck, color=RED, linestyle="--", label="true slope")
 left.plot(without, color=RED, linestyle=":", label="no latent weight")
 left.axhline(0.5, color=FAINT, zorder=0)
-left.set(title="The STE finds the target 0.5", xlabel="step", ylabel="weight", ylim=(-0.05, 1))
+left.set(title="The STE finds the target 0.5", xlabel="step", ylabel="weight", xlim=(-2, 80), ylim=(-0.05, 1))
 left.legend(frameon=False, loc="upper left", ncols=2, fontsize=9)
 
 # the average of many rounded numbers: noise as wide as a stair, then clip and round
@@ -108,10 +108,10 @@ rng = np.random.default_rng(0)
 noise = rng.uniform(-0.5, 0.5, (size(20_000, 4_000), 1)) / 3
 blurred = quantize_k((x + noise).clip(0, 1), 2).mean(0)
 right.plot(x, quantize_k(x.clip(0, 1), 2), color=AMBER, label="rounded")
-right.plot(x, blurred, color=BLUE, label="mean of many, with noise")
-right.plot(x, x.clip(0, 1), color=GREY, linestyle=":", label="clip(x, 0, 1)")
-right.set(title="Blurred, the staircase is a ramp", xlabel="x", ylabel="value")
-right.legend(frameon=False)
+right.plot(x, blurred, color=BLUE, linewidth=3, label="mean of many, with noise")
+right.plot(x, x.clip(0, 1), color=FAINT, linestyle="--", label="clip(x, 0, 1)")
+right.set(title="Blurred, the staircase is a ramp", xlabel="x", ylabel="value", ylim=(-0.05, 1.4))
+right.legend(frameon=False, loc="upper left", fontsize=9)
 show(figure, "02-estimator")
 assert np.abs(blurred - x.clip(0, 1)).max() < 0.02
 
@@ -259,7 +259,7 @@ for (name, losses), color, style in zip(runs.items(), (GREY, BLUE, RED, RED, RED
     axis.plot(range(1, epochs + 1), losses, color=color, linestyle=style, label=name)
     print(f"{name:18} loss {losses[-1]:.2f}")
 axis.axhline(np.log(10), color=FAINT, zorder=0)
-axis.text(1, np.log(10) + 0.02, "guessing", fontsize=9)
+axis.text(epochs, np.log(10) + 0.02, "guessing", ha="right", fontsize=9)
 axis.set(title="With the STE a network of few bits learns; each of its parts is needed", xlabel="epoch", ylabel="training loss")
 axis.legend(frameon=False)
 show(figure, "02-network")

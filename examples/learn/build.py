@@ -75,9 +75,9 @@ def run(path):
         runner.preprocess(notebook, {"metadata": {"path": str(HERE)}})
     except CellExecutionError as error:
         failed = next(cell for cell in notebook.cells if any(out.output_type == "error" for out in cell.get("outputs", ())))
-        raise BuildError(f"{path.name}: {place(notebook, failed)}: {error.ename}: {error.evalue}".rstrip(": ")) from None
+        raise BuildError(f"{place(notebook, failed)}: {error.ename}: {error.evalue}".rstrip(": ")) from None
     except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: no kernel, or one that died
-        raise BuildError(f"{path.name}: {str(error).strip().splitlines()[0]}") from None
+        raise BuildError(str(error).strip().splitlines()[0]) from None
     del notebook.cells[0]
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -111,8 +111,10 @@ def mathml(latex, display):
 
     try:
         markup = convert(" ".join(latex.split()), display=display)
-    except Exception as error:  # of many kinds
-        raise BuildError(f"the formula {latex!r} is none that latex2mathml reads ({type(error).__name__})") from None
+    except Exception:  # of many kinds
+        markup = "\\"
+    if "\\" in markup:  # an unknown command is passed on as it is
+        raise BuildError(f"expected a formula that latex2mathml reads, found {latex!r}")
     # no space where TeX sets none: around | and /, after the minus of a negative number
     markup = re.sub(r"<mo[^>]*>(&#x0007C;|&#x0002F;|/)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', markup)
     minus = "<mo>&#x02212;</mo>"
@@ -283,9 +285,9 @@ def build(out, numbers):
             print(f"{path.name:24}", end="", flush=True)
             try:
                 bodies[number] = to_html(run(path))
-            except BaseException:
+            except BuildError as error:
                 print("failed", flush=True)
-                raise
+                raise BuildError(f"{path.name}: {error}") from None
             print(f"{time.perf_counter() - begin:5.1f} s", flush=True)
         write(new, bodies)
         swap(new, out)
