@@ -107,6 +107,12 @@ def test_solutions_are_of_chapters():
     assert {path.name for path in (LEARN / "solutions").glob("*.py")} == {path.name for path in CHAPTERS}
 
 
+def test_the_readme_lists_all_chapters():
+    readme = (LEARN / "README.md").read_text(encoding="utf-8")
+    titles = {path.name: re.search(r"^# # (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for path in CHAPTERS}
+    assert {name: title for title, name in re.findall(r"\[(\d\. .*?)\]\((.*?\.py)\)", readme)} == titles
+
+
 def test_genuine_digits(environment):
     data = os.environ.get("BITNET_TEST_DATA")
     if not data:

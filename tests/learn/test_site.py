@@ -218,7 +218,7 @@ def test_noise(playground, visit):
         put(widget, "Bits", bits)
         top = 2**bits - 1
         put(widget, "Noise", "off")
-        put(widget, "Average of", 6)
+        put(widget, "Mean of", 6)
         g, codes, means = rows()
         assert np.array_equal(codes, np.rint(top * (g / 2 + 0.5)))
         assert np.allclose(means, 2 * codes / top - 1, atol=0.006)
@@ -226,7 +226,7 @@ def test_noise(playground, visit):
         assert np.isclose(plain, np.sqrt(np.mean((2 * codes / top - 1 - g) ** 2)), atol=6e-4)
 
         put(widget, "Noise", "on")
-        put(widget, "Average of", 0)
+        put(widget, "Mean of", 0)
         once, seen = says(widget), set()
         for _ in range(8):
             widget.get_by_role("button", name="Draw again").click()
@@ -235,7 +235,7 @@ def test_noise(playground, visit):
             assert np.allclose(means, 2 * codes / top - 1, atol=0.006)
             seen.add(tuple(codes))
         assert len(seen) > 1
-        put(widget, "Average of", 10)
+        put(widget, "Mean of", 10)
         g, _, means = rows()
         assert np.all(np.abs(means - g) < 4 / top / np.sqrt(1024) + 0.006)  # a draw is off by 1 / top at most, typically
         assert numbers(says(widget))[-1] < numbers(once)[-1]

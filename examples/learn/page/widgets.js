@@ -48,7 +48,8 @@ function dot(u, c, a_bits, w_bits) {
       pairs.push({ l, m, word, count: popcount(word), worth: 2 ** (l + m) });
     }
   const T = pairs.reduce((sum, pair) => sum + pair.worth * pair.count, 0), sum_c = c.reduce((a, b) => a + b, 0);
-  return { pairs, T, sum_c, n_u, by_bits: n_u * sum_c - T, plain: u.reduce((sum, code, i) => sum + code * (2 * c[i] - n_w), 0) };
+  const plain = u.reduce((sum, code, i) => sum + code * (2 * c[i] - n_w), 0);
+  return { pairs, T, sum_c, n_u, by_bits: n_u * sum_c - T, plain };
 }
 
 // random numbers in [0, 1) that repeat for a seed (mulberry32)
@@ -126,8 +127,10 @@ class Plot {
     return this;
   }
 
-  x(value) { return this.left + (value - this.x0) / (this.x1 - this.x0) * (this.width - this.left - this.right); }
-  y(value) { return this.height - this.bottom - (value - this.y0) / (this.y1 - this.y0) * (this.height - this.top - this.bottom); }
+  get inner_width() { return this.width - this.left - this.right; }
+  get inner_height() { return this.height - this.top - this.bottom; }
+  x(value) { return this.left + (value - this.x0) / (this.x1 - this.x0) * this.inner_width; }
+  y(value) { return this.height - this.bottom - (value - this.y0) / (this.y1 - this.y0) * this.inner_height; }
 
   axes(xs, ys) {
     for (const value of xs) {
@@ -147,7 +150,8 @@ class Plot {
   dot(x, y, kind, r = 6) { return shape(this.svg, "circle", { class: kind, cx: this.x(x), cy: this.y(y), r }); }
 
   box(x0, x1, y0, y1, kind) {
-    return shape(this.svg, "rect", { class: kind, x: this.x(x0), y: this.y(y1), width: this.x(x1) - this.x(x0), height: this.y(y0) - this.y(y1) });
+    const x = this.x(x0), y = this.y(y1);
+    return shape(this.svg, "rect", { class: kind, x, y, width: this.x(x1) - x, height: this.y(y0) - y });
   }
 
   text(x, y, words, anchor = "start", dx = 0, dy = 0) {
@@ -157,7 +161,7 @@ class Plot {
   pointed(moved) {
     const at = (event) => {
       const box = this.svg.getBoundingClientRect(), across = (event.clientX - box.left) / box.width * this.width;
-      moved(clip(this.x0 + (across - this.left) / (this.width - this.left - this.right) * (this.x1 - this.x0), this.x0, this.x1));
+      moved(clip(this.x0 + (across - this.left) / this.inner_width * (this.x1 - this.x0), this.x0, this.x1));
     };
     this.svg.addEventListener("pointerdown", at);
     this.svg.addEventListener("pointermove", (event) => { if (event.buttons) at(event); });
@@ -214,7 +218,8 @@ const widgets = {
       const level_text = is_weight ? `level 2 · ${code} − ${top_code(k)} = ${number(level, 0)}` : `level ${level}`;
       says.textContent = `${number(x.value, 2)} gets the code ${code}, in bits ${binary(code, k)}; ${level_text}, ` +
         `rounded ${number(real)}, error ${signed(real - target)}.`;
-      note.textContent = is_weight ? "The layer's mean |w| is 0.4 and its largest |w| is 1. With one bit the scale is the mean." :
+      note.textContent = is_weight ?
+        "The layer's mean |w| is 0.4 and its largest |w| is 1. With one bit the scale is the mean." :
         "Numbers below 0 are clipped to 0 first; the error is that of rounding alone.";
     }
     draw();
@@ -238,8 +243,9 @@ const widgets = {
       plot.line(steps(f, -1, 2), "quantizer");
       plot.line([[x.value, plot.y0], [x.value, f(x.value).real]], "guide");
       plot.dot(x.value, f(x.value).real, open ? "bits-dot" : "wrong-dot");
+      const why = x.value < 0 ? "below 0 it is stopped" : open ? "inside the window it passes" : "above 1 it is stopped";
       says.textContent = `${number(x.value, 2)} is rounded to ${number(f(x.value).real)}. A gradient of ${number(g.value, 2)} ` +
-        `arrives and ${number(out, 2)} goes on: ${x.value < 0 ? "below 0 it is stopped" : open ? "inside the window it passes" : "above 1 it is stopped"}.`;
+        `arrives and ${number(out, 2)} goes on: ${why}.`;
     }
     draw();
   },
@@ -247,20 +253,21 @@ const widgets = {
   dot(place) {
     element(place, "p", { class: "name" }, "A dot product in bits");
     let random = generator(7), u = [], c = [];
-    const a = slider(place, "Bits of u", [1, 4, 1], 2, String, () => fit()), w = slider(place, "Bits of c", [1, 4, 1], 1, String, () => fit());
+    const a = slider(place, "Bits of u", [1, 4, 1], 2, String, () => restart());
+    const w = slider(place, "Bits of c", [1, 4, 1], 1, String, () => restart());
     const vectors = element(place, "div", { class: "scroll" }), row = element(place, "div", { class: "buttons" });
-    button(row, "Shuffle", () => { fill(); draw(); });
+    button(row, "Shuffle", restart);
     const table = element(place, "div", { class: "scroll" });
     const says = element(place, "p", { class: "says", "aria-live": "polite" });
-    element(place, "p", { class: "note" }, "u are unsigned codes, level u; c are bipolar codes, level 2c − n. Click a code to change it.");
+    element(place, "p", { class: "note" },
+      "u are unsigned codes, level u; c are bipolar codes, level 2c − n. Click a code to change it.");
 
     function fill() {
       u = Array.from({ length: 8 }, () => Math.floor(random() * 2 ** a.value));
       c = Array.from({ length: 8 }, () => Math.floor(random() * 2 ** w.value));
     }
-    function fit() {
-      u = u.map((code) => code & top_code(a.value));
-      c = c.map((code) => code & top_code(w.value));
+    function restart() {
+      fill();
       draw();
     }
     function codes_row(grid, name, codes, bits) {
@@ -302,8 +309,7 @@ const widgets = {
       place.dataset.byBits = result.by_bits;
       place.dataset.plain = result.plain;
     }
-    fill();
-    draw();
+    restart();
   },
 
   noise(place) {
@@ -311,13 +317,15 @@ const widgets = {
     const gradients = [-1, -0.62, -0.27, 0.04, 0.21, 0.45, 0.8], largest = 1;
     let seed = 1;
     const bits = slider(place, "Bits", [1, 8, 1], 2, String, () => draw());
-    const power = slider(place, "Average of", [0, 10, 1], 0, (v) => String(2 ** v), () => draw());
+    const power = slider(place, "Mean of", [0, 10, 1], 0, (v) => String(2 ** v), () => draw());
     const noise = choice(place, "Noise", { on: "on", off: "off" }, () => draw());
     const row = element(place, "div", { class: "buttons" });
     button(row, "Draw again", () => { seed += 1; draw(); });
     const plot = new Plot(place, "Gradients, their rounded values and the mean of these");
     const table = element(place, "div", { class: "scroll" });
     const says = element(place, "p", { class: "says", "aria-live": "polite" });
+    element(place, "p", { class: "note" },
+      "Grey: true gradients. Blue: means of what they were rounded to. The codes are those of the last draw.");
 
     function draw() {
       const random = generator(seed), count = 2 ** power.value, k = bits.value, sums = gradients.map(() => 0);
@@ -331,7 +339,9 @@ const widgets = {
       const error = Math.sqrt(means.reduce((sum, mean, i) => sum + (mean - gradients[i]) ** 2, 0) / means.length);
       plot.range(-0.6, gradients.length - 0.4, -1.1, 1.1).axes([], [-1, 0, 1]);
       const n = top_code(k);
-      if (k <= 5) for (let code = 0; code <= n; code++) plot.line([[plot.x0, 2 * code / n - 1], [plot.x1, 2 * code / n - 1]], "level");
+      for (let code = 0; k <= 5 && code <= n; code++) {
+        plot.line([[plot.x0, 2 * code / n - 1], [plot.x1, 2 * code / n - 1]], "level");
+      }
       gradients.forEach((g, i) => {
         plot.line([[i - 0.3, g], [i + 0.3, g]], "true");
         plot.line([[i, g], [i, means[i]]], "guide");
@@ -339,13 +349,18 @@ const widgets = {
       });
       table.textContent = "";
       const grid = element(table, "table");
-      const lines = { gradient: gradients.map((g) => number(g, 2)), code: drawn.map(({ code }) => String(code)), mean: means.map((m) => number(m, 2)) };
+      const lines = {
+        "true": gradients.map((g) => number(g, 2)),
+        code: drawn.map(({ code }) => String(code)),
+        mean: means.map((mean) => number(mean, 2)),
+      };
       for (const [name, cells] of Object.entries(lines)) {
         const line = element(grid, "tr");
-        element(line, "th", { scope: "row" }, name === "code" && count > 1 ? "last code" : name);
+        element(line, "th", { scope: "row" }, name);
         cells.forEach((cell) => element(line, "td", {}, cell));
       }
-      says.textContent = `${k} bit${k > 1 ? "s" : ""}, noise ${noise.value}, mean of ${count}: typical error ${number(error)} (RMS).`;
+      says.textContent = `${k} bit${k > 1 ? "s" : ""}, noise ${noise.value}, mean of ${count}: ` +
+        `typical error of the mean ${number(error)} (RMS).`;
     }
     draw();
   },
