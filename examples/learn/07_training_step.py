@@ -326,7 +326,8 @@ axes[0].legend(frameon=False, fontsize=9, loc="lower right")
 bars = {"inference, packed": (0, 1 / 8), "training in bits": (16, 1), "training in float": (16, 0)}
 axes[1].barh(list(bars), [floats for floats, _ in bars.values()], color=GREY)
 axes[1].barh(list(bars), [codes for _, codes in bars.values()], left=[floats for floats, _ in bars.values()], color=BLUE)
-axes[1].set(title="Weights do not, until training is over", xlabel="bytes a weight")
+axes[1].set(title="Weights only after training", xlabel="bytes a weight")
+axes[1].text(0.5, "inference, packed", "1/8", color=BLUE, va="center")
 show(figure, "07-memory")
 
 # %% [markdown]
