@@ -59,7 +59,7 @@ def data(split, count):
     return Digits((256 * images).astype(np.uint8), labels.astype(np.uint8), split)
 
 
-train, test = data("train", size(2000, 320)), data("test", size(1000, 200))
+train, test = data("train", size(2000, 400)), data("test", size(1000, 200))
 
 # %% [markdown]
 # ## The loop
