@@ -175,7 +175,7 @@ for bits in STAIRS:
     axes[1].errorbar(packed_size(bits) / 1000, 100 * (1 - accuracy[bits]), 200 * error_bar[bits], fmt="o", color=colors[bits],
                      capsize=3, label=text(bits))
 axes[0].set(title="Fewer bits learn more slowly", xlabel="epoch", ylabel="training loss", xticks=epochs)
-axes[0].legend(frameon=False, fontsize=9, title="W,A,G")
+axes[1].legend(frameon=False, fontsize=9, title="W,A,G", loc="upper right")
 axes[1].set(title="Error against size", xlabel="kB of packed network", ylabel="test error, %, with 2 standard errors")
 show(figure, "08-tradeoff")
 assert 3 < packed_size((32, 32, 32)) / packed_size((1, 2, 2)) < 4
