@@ -202,6 +202,7 @@ print("codes   ", two.values)
 print("levels  ", two.levels())
 print("real    ", two.decode().round(3))
 assert c.tolist() == two.values.tolist() == [3, 1, 2, 0, 2] and (2 * c - 3).tolist() == two.levels().tolist()
+assert np.abs(two.decode()).max() == 1
 
 # %% [markdown]
 # Note what has happened to the size: the largest weight is now exactly 1, however small the layer's weights were. The rule
@@ -213,7 +214,7 @@ assert c.tolist() == two.values.tolist() == [3, 1, 2, 0, 2] and (2 * c - 3).toli
 
 # %%
 weight = models.svhn("A").conv2.weight.data
-assert weight.shape == (3, 3, 64, 64) and weight.size == 36_864
+assert weight.shape == (3, 3, 64, 64) and weight.size == 36_864 and 0.01 < weight.std() < 0.1
 alike, used = {}, {}
 for bits in (1, 2, 3, 4, 6, 8):
     coded = DoReFaWeight(bits).encode(weight)
@@ -243,15 +244,14 @@ assert alike[8] > alike[6] > alike[4] > alike[3] > alike[2] and alike[4] > 0.95 
 assert used[2][0] + used[2][3] < 0.02
 
 # %% [markdown]
-# Signs alone keep a correlation of about 0.8: for a bell curve it is $\sqrt{2/\pi}$. Most of what a filter does is in its
-# signs. The second bit adds little here, and the picture shows why. The levels reach out to the largest of 36,864 weights,
-# and nearly all others are so much smaller that they round to the inner two levels: fewer than 2 % get the outer ones. That
-# is a fresh layer; training may spread its weights, if that pays. From 3 bits on, inner levels multiply and the correlation
-# rises quickly.
+# Signs alone keep a correlation of about 0.8: for a bell curve it is $\sqrt{2/\pi}$. The second bit adds little here, and
+# the picture shows why. The levels reach out to the largest of 36,864 weights, and nearly all others are so much smaller
+# that they round to the inner two levels: fewer than 2 % get the outer ones. That is a fresh layer; training may spread its
+# weights, if that pays. From 3 bits on, inner levels multiply and the correlation rises quickly.
 #
-# This explains a habit of the field. A network is named by three numbers, (W, A, G), the bits of its weights, activations
-# and gradients. A typical choice is (1, 2, 4): weights keep only their signs, activations two bits, gradients four. Chapter
-# 5 finds out why gradients are so demanding.
+# So one bit is a natural choice for weights. A network is named by three numbers, (W, A, G), the bits of its weights,
+# activations and gradients, and a typical one is (1, 2, 4): weights keep only their signs, activations two bits, gradients
+# four. Chapter 5 finds out why gradients are so demanding.
 #
 # ## Why the first and the last layer stay float
 #

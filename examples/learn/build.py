@@ -120,6 +120,8 @@ def mathml(latex, display):
     minus = "<mo>&#x02212;</mo>"
     markup = re.sub(rf"(<mo[^>]*>&#x000(?:2C|3D);</mo>){minus}", r'\1<mo form="prefix">&#x02212;</mo>', markup)
     markup = markup.replace("<mo>&#x0002C;</mo>", '<mo rspace="0.2em">&#x0002C;</mo>')
+    if display == "block":  # browsers enlarge a sum only where a font for mathematics is installed: the style sheet does it
+        markup = markup.replace("<mo>&#x02211;</mo>", '<mo class="sum" largeop="false" movablelimits="false">&#x02211;</mo>')
     letter = r'<mi mathvariant="normal">([^<])</mi>'
     return re.sub(rf"(?:{letter}){{2,}}", lambda word: f"<mi>{''.join(re.findall(letter, word[0]))}</mi>", markup)
 
@@ -142,6 +144,7 @@ def put_formulas_back(page, formulas):
     mark = "(?:%EE%80%80|\ue000)\\d+(?:%EE%80%81|\ue001)"
     page = re.sub(r'(?:id|href)="[^"]*"', lambda attribute: re.sub(mark, "", attribute[0]), page)
     page = re.sub("<p>\ue000(\\d+)\ue001</p>", r'<div class="formula">' "\ue000\\1\ue001</div>", page)
+    page = re.sub("\\(?\ue000\\d+\ue001[.,;:!?)]+", r'<span class="together">\g<0></span>', page)
     return re.sub("\ue000(\\d+)\ue001", lambda match: formulas[int(match[1])], page)
 
 
