@@ -40,7 +40,7 @@ assert not slope.any()
 # The repair is bold: keep the rounding in the forward direction, and backward act as if it had not been there. The slope of
 # the rounding is declared to be 1:
 #
-# $$\frac{dL}{dw} := \frac{dL}{dw_q}$$
+# $$\frac{dL}{dw} = \frac{dL}{dw_q}$$
 #
 # This is the *straight-through estimator* (STE): the gradient goes straight through. Its name says "estimator", and we
 # shall see what it estimates. First, does it work? Let a single number $w$ learn, rounded to 2 bits, that is to 0, 1/3, 2/3
@@ -163,7 +163,7 @@ assert np.array_equal(tensor.grad, by_hand) and by_hand.astype(bool).tolist() ==
 #
 # <div class="widget" data-widget="window"></div>
 #
-# Batch norm before the activation keeps most numbers near the window, so that not too many of them stop learning.
+# Batch norm before the activation keeps the numbers near the window, so that enough of them go on learning.
 #
 # ## Weights
 #
@@ -215,11 +215,11 @@ pixels = (grey - grey.mean(1, keepdims=True)) / grey.std(1, keepdims=True)
 
 
 def train(bits=True, straight_through=True, window=True, latent=True, rate=0.3, batch=50):
-    """The training loss of every epoch."""
+    """The training loss of every epoch, and the share of the signs that have changed at the end."""
     rng = np.random.default_rng(0)
     w1, b1 = rng.normal(0, np.sqrt(2 / 100), (100, 64)), np.full(64, 0.5)
     w2, b2 = rng.normal(0, np.sqrt(1 / 64), (64, 10)), np.zeros(10)
-    losses = []
+    signs, losses = w1 >= 0, []
     for _ in range(epochs):
         total = 0.0
         for index in rng.permutation(len(pixels)).reshape(-1, batch):
@@ -244,7 +244,7 @@ def train(bits=True, straight_through=True, window=True, latent=True, rate=0.3, 
             if not latent:
                 w1 = np.abs(w1).mean() * np.where(w1 >= 0, 1, -1)  # only what has 1 bit is kept
         losses.append(total / len(pixels))
-    return losses
+    return losses, np.mean((w1 >= 0) != signs)
 
 
 runs = {
@@ -255,26 +255,29 @@ runs = {
     "true slopes": train(straight_through=False),
 }
 figure, axis = plt.subplots()
-for (name, losses), color, style in zip(runs.items(), (GREY, BLUE, RED, RED, RED), ("-", "-", "-", "--", ":"), strict=True):
+looks = zip((GREY, BLUE, RED, RED, RED), ("-", "-", "-", "--", ":"), strict=True)
+for (name, (losses, flipped)), (color, style) in zip(runs.items(), looks, strict=True):
     axis.plot(range(1, epochs + 1), losses, color=color, linestyle=style, label=name)
-    print(f"{name:18} loss {losses[-1]:.2f}")
+    print(f"{name:18} loss {losses[-1]:.2f}, signs changed {flipped:6.2%}")
 axis.axhline(np.log(10), color=FAINT, zorder=0)
 axis.text(epochs, np.log(10) + 0.02, "guessing", ha="right", fontsize=9)
 axis.set(title="With the STE a network of few bits learns; each of its parts is needed", xlabel="epoch", ylabel="training loss")
 axis.legend(frameon=False)
 show(figure, "02-network")
 
-last = {name: losses[-1] for name, losses in runs.items()}
+last = {name: losses[-1] for name, (losses, _) in runs.items()}
+flips = {name: flipped for name, (_, flipped) in runs.items()}
 broken = [last[name] for name in ("no latent weights", "no window", "true slopes")]
 assert last["float"] < last["STE, (1, 2) bits"] < min(broken) and max(broken) < np.log(10) + 0.05
 assert last["STE, (1, 2) bits"] < last["true slopes"] - 0.1
+assert flips["true slopes"] == 0 and flips["no latent weights"] < flips["STE, (1, 2) bits"] / 10
 
 # %% [markdown]
-# The loss of guessing among ten digits is $\ln 10$, about 2.30. With true slopes the hidden layer never changes: the last
-# layer learns what it can from 64 fixed random features. Without latent weights, hardly a sign flips. Without the window,
-# gradients of numbers far outside ask for changes that have no effect, and drown the useful ones. With all three parts the
-# network of (1, 2) bits learns. It learns more slowly than the float one, whose weights may have any value; how much a real
-# network loses, chapter 8 will measure.
+# The loss of guessing among ten digits is the logarithm of 10, about 2.30. With true slopes the hidden layer never changes:
+# the last layer learns what it can from 64 fixed random features. Without latent weights few signs ever change: a step
+# would have to be larger than the weight itself. Without the window, gradients of numbers far outside ask for changes that
+# have no effect, and drown the useful ones. With all three parts the network of (1, 2) bits learns. It learns more slowly
+# than the float one, whose weights may have any value; how much a real network loses, chapter 8 will measure.
 #
 # Gradients have been floats so far. To give them a few bits, rounding to the nearest is not good enough, and chapter 5
 # shows why. Before that, chapters 3 and 4 harvest what few bits are for: speed.
