@@ -45,7 +45,9 @@ def f_gamma(g, bits, noise):
 
 g = np.array([[6.0, 1.0, -2.0, 0.0]])  # one sample
 rng = np.random.default_rng(0)
-print(f"before noise: {3 / 2 * g[0] / 6 + 3 / 2}")
+before = 3 / 2 * g[0] / 6 + 3 / 2
+print(f"before noise: {before}")
+assert list(before) == [3, 1.75, 1, 1.5] and 0.75 * 2 - 0.25 * 2 == 1
 for draw in range(4):
     codes, real = f_gamma(g, 2, rng.uniform(-0.5, 0.5, g.shape))
     print(f"draw {draw}: codes {codes[0].astype(int)}, standing for {real[0].astype(int)}")
@@ -105,9 +107,8 @@ axes[1].legend(frameon=False, fontsize=9)
 show(figure, "05-average")
 
 # %% [markdown]
-# One noisy draw is *worse* than plain rounding: compare the first line of the table with the last. What counts is that
-# training never uses one draw. A weight's gradient is a sum over all positions and all samples, and the optimizer adds up
-# many steps.
+# One noisy draw is *worse* than plain rounding: compare the first line of the table with the last. But training never uses
+# one draw: the optimizer adds up many small steps, each with noise of its own.
 #
 # On the built page, choose the bits and the number of draws that are averaged, and watch the mean settle on the gradient.
 #
@@ -115,10 +116,10 @@ show(figure, "05-average")
 #
 # ## Why plain rounding fails
 #
-# Take the smallest training that there is: one parameter $w$, three samples with targets 0, 0 and 0.6, and the loss $(w -
-# t)^2 / 2$ of each. The best $w$ is the mean of the targets, 0.2. The gradient of a sample is $w - t$. In a layer it has
-# neighbours, and the largest sets the scale; so we give each sample a neighbour of 1. We descend with ever shorter steps, and
-# compare three roundings: two bits with noise, two bits without (levels -1, -1/3, 1/3, 1), and the three levels -1, 0, 1
+# Take the smallest training that there is: one parameter $w$, three samples with targets 0, 0 and 0.6, and the loss
+# $(w - t)^2 / 2$ of each. The best $w$ is the mean of the targets, 0.2. The gradient of a sample is $w - t$. In a layer it
+# has neighbours, and the largest sets the scale; so we give each sample a neighbour of 1. We descend with ever shorter steps,
+# and compare three roundings: two bits with noise, two bits without (levels -1, -1/3, 1/3, 1), and the three levels -1, 0, 1
 # without noise.
 
 
@@ -197,10 +198,10 @@ assert g.shape == (64, 7, 7, 16)
 assert largest.max() > 2 * largest.min()
 
 # %% [markdown]
-# The samples' scales differ: an image that the network reads with confidence has small gradients, a mistake has large ones.
-# With a single scale for the whole batch, the quiet samples would drown in noise that fits the loudest. So each has its own,
-# and the kernels must live with it (chapter 6). To say how much noise there is, divide the energy of the signal by that of
-# the error. It is the *signal to noise ratio*, SNR, given in decibels (dB), ten times the logarithm to base 10:
+# The samples' scales differ: an image that the network reads with confidence usually has small gradients, a mistake has large
+# ones. With a single scale for the whole batch, the quiet samples would drown in noise that fits the loudest. So each has its
+# own, and the kernels must live with it (chapter 6). To say how much noise there is, divide the energy of the signal by that
+# of the error. It is the *signal to noise ratio*, SNR, given in decibels (dB), ten times the logarithm to base 10:
 #
 # $$\mathrm{SNR} = 10 \log_{10} \frac{\sum g^2}{\sum (g_q - g)^2}$$
 #
@@ -223,14 +224,14 @@ assert decibels(g64, one_scale) < snr[1]
 # %% [markdown]
 # ## What a bit is worth
 #
-# The levels are $\Delta = 2M/n$ apart. A number with fraction $f$ is rounded up with probability $f$, an error of $(1 - f)
-# \Delta$, and else down, an error of $f \Delta$. The mean square of the error is
+# The levels are $\Delta = 2M/n$ apart. A number with fraction $f$ is rounded up with probability $f$, an error of
+# $(1 - f) \Delta$, and else down, an error of $f \Delta$. The mean square of the error is
 #
 # $$f\, (1-f)^2 \Delta^2 + (1-f)\, f^2 \Delta^2 = f\, (1-f)\, \Delta^2$$
 #
-# at most $\Delta^2 / 4$, for $f = 1/2$. All of it is proportional to $\Delta^2$, that is to $1/n^2$. One more bit makes $2n +
-# 1$ of $n$: steps a bit shorter than half, a quarter of the noise, and $10 \log_{10} 4$ is 6.0 dB. At few bits the "a bit
-# shorter" counts: from 2 to 3 bits, 3 steps become 7, which is 7.4 dB. (The fractions change, too: at 2 bits nearly all
+# at most $\Delta^2 / 4$, for $f = 1/2$. All of it is proportional to $\Delta^2$, that is to $1/n^2$. One more bit makes
+# $2n + 1$ of $n$: steps a bit shorter than half, a quarter of the noise, and $10 \log_{10} 4$ is 6.0 dB. At few bits the "a
+# bit shorter" counts: from 2 to 3 bits, 3 steps become 7, which is 7.4 dB. (The fractions change, too: at 2 bits nearly all
 # gradients lie near the middle of the same step, where $f(1-f)$ is 1/4; at 8 bits they are spread out, and 1/6 is the mean.
 # That adds up to 1.8 dB.)
 

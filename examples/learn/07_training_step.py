@@ -156,7 +156,10 @@ while tensor._function is not None:
 # %% [markdown]
 # Where the table says 4 bits, the gradient is rounded (`max_magnitude` finds the scale of each sample, `encode_gradient` adds
 # the noise). Packed along channels it gives the input gradient, packed along positions (`pack_positions`) the weight
-# gradient. All the rest of backward is float32: batch norm, pooling and clip pass real numbers on.
+# gradient. All the rest of backward is float32. Batch norm hands real numbers on. Max pooling sends each to the place where
+# the maximum came from (`max_pool_grad`). The activation lets it pass where its input was in [0, 1] and stops it elsewhere:
+# this is the straight-through estimator with its window, chapter 2 (`apply_window`). So the input gradient of conv2 leaves
+# its product as real numbers, walks through all of that, and is rounded again before conv1.
 #
 # Was this the real thing? The library's own `loss.backward()`, with the same noise, must give the same gradients to the bit.
 
@@ -180,10 +183,10 @@ show(figure, "07-widths")
 # ## The same step when nobody watches
 #
 # The network's `forward` does not call the layers one by one. `conv_block` is one operation from codes to codes: while a line
-# of sums is in the processor's registers, it is scaled, normalised, pooled, clipped and rounded. Floats exist for a few
-# nanoseconds, and are never written to memory. This is called *fused*. It must not change a result, and does not: codes, loss
-# and gradients of the inner layers are the same bits with the single operations (`unfused`), with any kernel family (chapter
-# 4), on any number of threads. Only the first layer adds up its gradient in another order.
+# of sums is in the processor's registers, it is scaled, normalised, pooled, clipped and rounded. Floats exist there for a
+# moment, and are never written to memory. This is called *fused*. It must not change a result, and does not: codes, loss and
+# gradients of the inner layers are the same bits with the single operations (`unfused`), with any kernel family (chapter 4),
+# on any number of threads. Only the first layer adds up its gradient in another order.
 
 
 # %%
@@ -240,6 +243,11 @@ for family, single in (("popcount", True), ("byte_dot", False), ("float", False)
     assert all(np.allclose(fused[name], other[name], rtol=1e-3, atol=1e-6) for name in fused)
     if single:
         single_held = other_held
+count = threads.get_threads()
+threads.set_threads(1)
+_, alone, _ = step()
+threads.set_threads(count)
+assert all(np.array_equal(fused[name], alone[name]) for name in fused)  # one thread, the same bits
 _, _, float_held = step(bits=(32, 32, 32))
 
 # %% [markdown]

@@ -94,10 +94,16 @@ print("by hand and by Trainer: the same weights, bit for bit")
 # %% [markdown]
 # ## Fewer and fewer bits
 #
-# We go down a staircase, and take bits from one of the three at a time: first from all, then from weights, then from
-# gradients. Same initial weights, same order of images, same number of steps, so that nothing but the bits differs. The
-# learning rate falls from epoch to epoch by equal factors, to a twentieth: large steps find the region, small ones average
-# the noise of gradients out. A callback, `Inside`, will tell in a moment what went on.
+# We go down a staircase: bits are taken first from all three, then from weights and activations, then from weights alone, at
+# last from gradients. Same initial weights, same order of images, same number of steps, so that nothing but the bits differs.
+# The learning rate falls from epoch to epoch by equal factors, to a twentieth: large steps find the region, small ones
+# average the noise of gradients out. A callback, `Inside`, will tell in a moment what went on.
+#
+# What should we expect? The three widths cost in different ways. Fewer bits of weight or activation make a smaller set of
+# functions that the network can be, and the straight-through estimator (chapter 2) a rougher guide. Fewer bits of gradient
+# leave the set of functions as it is. They make every step noisier, and cost time to average (chapter 5). In a short
+# training, both look the same: the loss falls more slowly. We keep the whole history, not only its end, because a curve that
+# still falls says something else than one that lies flat.
 
 # %%
 STAIRS = size([(32, 32, 32), (4, 4, 8), (2, 2, 8), (1, 2, 8), (1, 2, 4), (1, 2, 2)], [(32, 32, 32), (4, 4, 8), (1, 2, 2)])
@@ -140,8 +146,8 @@ assert losses[32, 32, 32] < histories[32, 32, 32][0]["train_loss"]
 
 # %% [markdown]
 # The loss of float and of (4, 4, 8) ends below that of (1, 2, 2), as the program has checked. In so few steps two bits of
-# gradient, which chapter 5 showed to be mostly noise, hardly get anywhere. Longer trainings and wider networks bring the
-# steps of the staircase closer together: there are more steps to average the noise over, and more weights to share a task.
+# gradient, which chapter 5 showed to be mostly noise, hardly get anywhere. The paper finds that wider networks tolerate fewer
+# bits: more weights share a task. And a longer training has more steps to average the noise over.
 #
 # ## How sure is that?
 #
@@ -151,8 +157,9 @@ assert losses[32, 32, 32] < histories[32, 32, 32][0]["train_loss"]
 # $$\sqrt{\frac{p\,(1 - p)}{n}}$$
 #
 # The difference of two networks has both errors, so $\sqrt{e_1^2 + e_2^2}$; below twice that, a difference may be chance. And
-# that is only the test images' part. Another seed gives other initial weights, another order and other noise. We train one
-# setting with three seeds:
+# that is only the test images' part. Another seed gives other initial weights, another order of images and other noise; the
+# weights that come out are other ones, and so is the accuracy on the very same test images. We train one setting with three
+# seeds:
 
 # %%
 for upper, lower in pairwise(STAIRS):
@@ -175,7 +182,7 @@ for bits in STAIRS:
     axes[1].errorbar(packed_size(bits) / 1000, 100 * (1 - accuracy[bits]), 200 * error_bar[bits], fmt="o", color=colors[bits],
                      capsize=3, label=text(bits))
 axes[0].set(title="Fewer bits learn more slowly", xlabel="epoch", ylabel="training loss", xticks=epochs)
-axes[1].legend(frameon=False, fontsize=9, title="W,A,G", loc="upper right")
+axes[1].legend(frameon=False, fontsize=9, title="W,A,G", loc="upper center")
 axes[1].set(title="Error against size", xlabel="kB of packed network", ylabel="test error, %, with 2 standard errors")
 show(figure, "08-tradeoff")
 assert 3 < packed_size((32, 32, 32)) / packed_size((1, 2, 2)) < 4
