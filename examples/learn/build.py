@@ -313,6 +313,8 @@ def main(arguments=None):
             raise UsageError(f"--chapters: expected numbers among {', '.join(map(str, known))}, found {unknown[0]}")
         if options.quick:
             os.environ["BITNET_LEARN_QUICK"] = "1"
+        if os.environ.get("BITNET_LEARN_DATA"):  # chapters run in another folder
+            os.environ["BITNET_LEARN_DATA"] = os.path.abspath(os.environ["BITNET_LEARN_DATA"])
         build(options.out.resolve(), sorted(set(options.chapters or known)))
     except BuildError as error:
         print(f"build.py: {error}", file=sys.stderr)
