@@ -7,6 +7,7 @@
 
 # %%
 import statistics
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
@@ -39,7 +40,7 @@ assert round(64 * 256 * 9 / (256 * 9 + 64)) == 62
 limits = peak.measure(quick=True)
 count = threads.get_threads()
 ratio = limits["popcount_gmacs"] / limits["float_gmacs"]
-print(peak.describe(limits, count))
+print(textwrap.fill(peak.describe(limits, count), 100))
 print(f"one pair of bit planes against float32: {ratio:.1f} times as many MACs; at (1, 2), two pairs: {ratio / 2:.1f} times")
 
 # %% [markdown]
