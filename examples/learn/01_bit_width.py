@@ -71,7 +71,7 @@ for bits, color in ((1, RED), (2, BLUE), (3, AMBER)):
 left.plot(grid, grid, color=GREY, linestyle=":", label="not rounded")
 left.set(title="k bits make a staircase of $2^k$ values", xlabel="number r", ylabel="rounded number")
 right.set(title="The error is half a step at most", xlabel="number r", ylabel="error")
-left.legend(frameon=False)
+left.legend(frameon=False, loc="upper left")
 show(figure, "01-staircase")
 
 # %% [markdown]

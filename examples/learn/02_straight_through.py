@@ -262,7 +262,7 @@ for (name, (losses, flipped)), (color, style) in zip(runs.items(), looks, strict
 axis.axhline(np.log(10), color=FAINT, zorder=0)
 axis.text(epochs, np.log(10) + 0.02, "guessing", ha="right", fontsize=9)
 axis.set(title="With the STE a network of few bits learns; each of its parts is needed", xlabel="epoch", ylabel="training loss")
-axis.legend(frameon=False)
+axis.legend(frameon=False, loc="lower left")
 show(figure, "02-network")
 
 last = {name: losses[-1] for name, (losses, _) in runs.items()}
