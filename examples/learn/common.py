@@ -1,0 +1,84 @@
+"""What the chapters share: sizes, digits, pictures and exercises. Nothing of DoReFa-Net is hidden here.
+
+    BITNET_LEARN_QUICK=1        small sizes, for a first look and for tests
+    BITNET_LEARN_DATA=DIR       folder with SVHN (data/svhn if it is there, else digits that a program draws)
+    BITNET_LEARN_PICTURES=DIR   where scripts put their pictures (learn-pictures)
+"""
+
+import os
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from bitnet.datasets import load_generated, load_svhn
+
+HERE = Path(__file__).resolve().parent
+QUICK = bool(os.environ.get("BITNET_LEARN_QUICK"))
+INK, FAINT = "#1f2328", "#c9d1d9"
+BLUE, AMBER, GREY, RED = "#1f5fbf", "#b26a00", "#59636e", "#c0392b"  # bits, quantizers, float, what goes wrong
+
+plt.rcParams.update({
+    "figure.figsize": (8, 3.4), "figure.dpi": 110, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlelocation": "left",
+    "axes.titlesize": 11, "axes.prop_cycle": plt.cycler(color=[BLUE, AMBER, GREY, RED]), "grid.color": FAINT,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 9.5,
+})  # fmt: skip
+
+
+def size(full, quick):
+    """``quick`` where BITNET_LEARN_QUICK is set, ``full`` otherwise."""
+    return quick if QUICK else full
+
+
+def digits(split="train", count=None):
+    """House numbers, the first ``count`` of "train" or "test", as a network of bitnet takes them; prints which they are.
+
+    Genuine ones (SVHN) where they are at hand, drawn ones otherwise.
+
+    Returns
+    -------
+    images : float32 array, shape (N, 40, 40, 3)   # pixel / 256, so in [0, 1)
+    labels : int64 array, shape (N,)               # 0..9
+    """
+    folder = os.environ.get("BITNET_LEARN_DATA") or HERE.parents[1] / "data" / "svhn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a subset of SVHN says so in its name
+        if os.environ.get("BITNET_LEARN_DATA") or (folder / f"{split}_32x32.mat").is_file():
+            found = load_svhn(folder, split)
+        else:
+            found = load_generated(split, count)
+    images, labels = found.images[:count], found.labels[:count]
+    print(f"digits: {len(labels):,} of {found.name}")
+    return np.float32(images) / 256, labels.astype(np.int64)
+
+
+def show(figure, name):
+    """Save a picture as NAME.png; a notebook shows it below its cell instead."""
+    if "inline" in plt.get_backend():
+        from IPython.display import display
+
+        titles = [figure.get_suptitle(), *(axis.get_title(loc="left") for axis in figure.axes)]
+        display(figure, metadata={"image/png": {"alt": "; ".join(title for title in titles if title)}})
+        plt.close(figure)
+        return
+    folder = Path(os.environ.get("BITNET_LEARN_PICTURES", "learn-pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png")
+    plt.close(figure)
+    print(f"picture: {folder / name}.png")
+
+
+class YourTurn(NotImplementedError):
+    """An exercise that waits for its reader."""
+
+
+def exercise(answer, check):
+    """Tell whether an answer to an exercise holds: ``check(answer)`` is a row of asserts."""
+    try:
+        check(answer)
+    except YourTurn:
+        print(f"{answer.__name__}: your turn")
+    else:
+        print(f"{answer.__name__}: right")

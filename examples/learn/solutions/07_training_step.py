@@ -1,0 +1,20 @@
+"""Solutions of chapter 7."""
+
+
+def packed_bytes(shape, bits, padding):
+    """A plane a bit; the words of the last channels are filled up with zeros."""
+    samples, height, width, channels = shape
+    words = -(-channels // 32)
+    return 4 * samples * bits * (height + 2 * padding) * (width + 2 * padding) * words
+
+
+def sum_type(kernel, channels, w_bits, a_bits):
+    """The largest sum has every weight and every activation at its largest level."""
+    largest = kernel**2 * channels * (2**w_bits - 1) * (2**a_bits - 1)
+    return "int16" if largest < 2**15 else "int32"
+
+
+def kept_bytes(shape, pool):
+    """Two bytes a sum, two bytes a result."""
+    samples, height, width, channels = shape
+    return 2 * samples * channels * (height * width + (height // pool) * (width // pool))
