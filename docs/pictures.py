@@ -1,11 +1,13 @@
-"""Draw the pictures of the README: one training step of an inner layer, and a sheet of generated digits.
+"""Draw the pictures of the README: one training step of an inner layer, accuracy by bits, and a sheet of generated digits.
 
     python docs/pictures.py [FOLDER]
 
-Writes pipeline-light.svg, pipeline-dark.svg and digits.png into FOLDER, by default the folder of this script.
+Writes pipeline-light.svg, accuracy-light.svg, the same in dark, and digits.png into FOLDER, by default the folder of this
+script. The accuracies are those of accuracy.json beside it: by model and bits, one for each seed.
 """
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -82,7 +84,7 @@ def draw_pipeline(path, colors):
     sheet.arrow([(b, MIDDLE - rise), (b, BOTTOM + rise)], "1 bit", (b - 3.2, 20.5), "quantizer")
     sheet.arrow([(a + half, TOP), (b - half, TOP)], "2 bits", ((a + b) / 2, TOP + 1.8), "quantizer")
     sheet.arrow([(a, TOP - rise), (a, 39.8), (c, 39.8), (c, MIDDLE + rise)], "2 bits", (a + 3.8, 41.6), "quantizer")
-    sheet.arrow([(b + half, TOP), (c - half, TOP)], "int32", ((b + c) / 2, TOP + 1.8), "bits")
+    sheet.arrow([(b + half, TOP), (c - half, TOP)], "int16", ((b + c) / 2, TOP + 1.8), "bits")
     sheet.arrow([(c + half, TOP), (d - half, TOP)], "float32", ((c + d) / 2, TOP + 1.8))
     sheet.arrow([(d, TOP - rise), (d, 37.5)], "2 bits", (d + 4, 40.8), "quantizer")
     sheet.text(d, 35.6, "next layer", 10.5, color=colors["faint"])
@@ -92,7 +94,7 @@ def draw_pipeline(path, colors):
     sheet.arrow([(c - half, BOTTOM), (b + half, BOTTOM)], "4 bits", ((b + c) / 2, BOTTOM + 1.8), "quantizer")
     sheet.arrow([(c, BOTTOM + rise), (c, MIDDLE - rise)], "4 bits", (c + 3.8, 20.5), "quantizer")
     sheet.arrow([(c - half, MIDDLE), (b + half, MIDDLE)], "update", ((b + c) / 2, MIDDLE + 1.8), "bits")
-    sheet.arrow([(b - half, BOTTOM), (a + 3.8, BOTTOM)], "int32", (22, BOTTOM + 1.8), "bits")
+    sheet.arrow([(b - half, BOTTOM), (a + 3.8, BOTTOM)], "float32", (22, BOTTOM + 1.8))
     sheet.text(a - 2.6, BOTTOM, "gradient for\nthe layer before", 10.5, color=colors["faint"], linespacing=1.4)
 
     for i, (kind, meaning) in enumerate([("bits", "integer product on packed bits"), ("quantizer", "integer codes, quantizers"),
@@ -102,10 +104,51 @@ def draw_pipeline(path, colors):
         sheet.axes.add_patch(FancyBboxPatch((x, 0.9), 2.6, 1.9, facecolor=fill, edgecolor=edge, linewidth=1.4,
                                             boxstyle="round,pad=0,rounding_size=0.5"))
         sheet.text(x + 3.6, 1.85, meaning, 10, color=colors["faint"], ha="left")
+    write_svg(sheet.figure, path, colors)
+
+
+def write_svg(figure, path, colors):
     with matplotlib.rc_context({"svg.hashsalt": "bitnet"}):  # the same file in every run
         text = io.StringIO()
-        sheet.figure.savefig(text, format="svg", facecolor=colors["paper"], metadata={"Date": None})
+        figure.savefig(text, format="svg", facecolor=colors["paper"], metadata={"Date": None})
     path.write_text("\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
+
+
+def draw_accuracy(path, colors):
+    """Test accuracy against bits, a line for each width of the network."""
+    measured = json.loads((Path(__file__).parent / "accuracy.json").read_text())
+    cost = {}  # pairs of bit planes in the three products of a training step; float32 stands apart
+    for bits in sorted({bits for row in measured["accuracy"].values() for bits in row}, key=lambda bits: pairs_of(bits)):
+        cost[bits] = len(cost)
+    figure = Figure((10, 4.6), layout="constrained")
+    axes = figure.add_subplot(facecolor=colors["paper"])
+    inks = [colors["bits"][1], colors["quantizer"][1], colors["float"][1], colors["faint"]]
+    ends = []
+    for (model, row), ink, width in zip(measured["accuracy"].items(), inks, (2.6, 2.2, 1.8, 1.4), strict=True):
+        points = sorted((cost[bits], [100 * value for value in seeds]) for bits, seeds in row.items())
+        means = [sum(seeds) / len(seeds) for _, seeds in points]
+        axes.plot([x for x, _ in points], means, "o-", color=ink, linewidth=width, markersize=6)
+        for x, seeds in points:
+            axes.plot([x] * len(seeds), seeds, "_", color=ink, markersize=9)
+        ends.append(min([means[-1], *[end - 4.5 for end in ends]]))  # names one below the other
+        axes.text(len(cost) - 0.88, ends[-1], f"model {model}", color=ink, va="center", fontsize=11, weight="bold")
+    axes.set_xticks(list(cost.values()), ["float32" if "32" in bits else f"({bits})\n{pairs_of(bits)}" for bits in cost])
+    axes.set_xlim(-0.3, len(cost) - 0.2)
+    axes.set_title("Wide networks need few bits", color=colors["ink"], loc="left", fontsize=14, weight="bold")
+    axes.set_xlabel("bits (W, A, G), and pairs of bit planes in a training step: WA + WG + AG", color=colors["ink"],
+                    fontsize=10.5)
+    axes.set_ylabel("test accuracy, %", color=colors["ink"], fontsize=10.5)
+    axes.tick_params(colors=colors["ink"], labelsize=10.5)
+    axes.grid(axis="y", color=colors["faint"], alpha=0.3, linewidth=0.8)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color=colors["faint"])
+    write_svg(figure, path, colors)
+
+
+def pairs_of(bits):
+    """Pairs of bit planes in the three products of a training step."""
+    w, a, g = map(int, bits.split(","))
+    return w * a + w * g + a * g
 
 
 def draw_digits(path, rows=3, columns=14):
@@ -121,8 +164,9 @@ def draw_digits(path, rows=3, columns=14):
 def main(folder=Path(__file__).parent):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    draw_pipeline(folder / "pipeline-light.svg", LIGHT)
-    draw_pipeline(folder / "pipeline-dark.svg", DARK)
+    for name, colors in (("light", LIGHT), ("dark", DARK)):
+        draw_pipeline(folder / f"pipeline-{name}.svg", colors)
+        draw_accuracy(folder / f"accuracy-{name}.svg", colors)
     draw_digits(folder / "digits.png")
 
 

@@ -403,6 +403,6 @@ def check_border_constants(border_constants):
 exercise(border_constants, check_border_constants)
 
 # %% [markdown]
-# Further: Zhou et al., DoReFa-Net, arXiv:1606.06160, section 2.1. Williams, Waterman and Patterson, Roofline, Communications of
-# the ACM 52(4), 2009. The register tile in `kernels/tiles.py`, its vectors in `kernels/vectors.py`, the limit in
-# `kernels/peak.py`.
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1. Williams, Waterman and
+# Patterson, Roofline, Communications of the ACM 52(4), 2009. The register tile in `kernels/tiles.py`, its vectors in
+# `kernels/vectors.py`, the limit in `kernels/peak.py`.

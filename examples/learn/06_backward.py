@@ -3,8 +3,7 @@
 #
 # A training step uses each layer three times: forward, then backward for the gradient of its input, and for the gradient of its
 # weight. This chapter derives both gradients from one short loop in NumPy, and computes them from codes with the identity of
-# chapter
-# 3. Two things make that harder than forward: there is no code for zero, and each image has a scale of its own.
+# chapter 3. Two things make that harder than forward: there is no code for zero, and each image has a scale of its own.
 
 # %%
 from itertools import product
@@ -418,5 +417,5 @@ def check_masked_dot(masked_dot):
 exercise(masked_dot, check_masked_dot)
 
 # %% [markdown]
-# Further: Zhou et al., DoReFa-Net, arXiv:1606.06160, section 2.5 and equation 7 (gradients). The border tables and streams of
-# positions in `kernels/popcount.py` and `kernels/spatial.py`.
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.5 and equation 7
+# (gradients). The border tables and streams of positions in `kernels/popcount.py` and `kernels/spatial.py`.
