@@ -134,7 +134,7 @@ def draw_accuracy(path, colors):
         axes.text(len(cost) - 0.88, ends[-1], f"model {model}", color=ink, va="center", fontsize=11, weight="bold")
     axes.set_xticks(list(cost.values()), ["float32" if "32" in bits else f"({bits})\n{pairs_of(bits)}" for bits in cost])
     axes.set_xlim(-0.3, len(cost) - 0.2)
-    axes.set_title("Wide networks need few bits", color=colors["ink"], loc="left", fontsize=14, weight="bold")
+    axes.set_title("Wide networks need fewer bits", color=colors["ink"], loc="left", fontsize=14, weight="bold")
     axes.set_xlabel("bits (W, A, G), and pairs of bit planes in a training step: WA + WG + AG", color=colors["ink"],
                     fontsize=10.5)
     axes.set_ylabel("test accuracy, %", color=colors["ink"], fontsize=10.5)
