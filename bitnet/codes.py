@@ -43,7 +43,7 @@ class Codes:
     def decode(self, dtype=np.float32):
         """The real numbers, scale * level, multiplied in float64."""
         if (np.ndim(self.scale) == 0 or self.per == "sign") and self.values.size > 256:
-            every = np.arange(1 << self.bits, dtype=np.uint8)
+            every = np.arange(1 << self.bits, dtype=np.uint8)  # each code stands for one number, wherever it is
             return look_up(self.with_values(every).decode(dtype), self.values)
         # levels -1, 0 and 1 round nothing: no wider type is needed
         levels = self.levels(dtype if top(self) == 1 else np.float64)
