@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from matplotlib.transforms import Bbox
 
 # what this script shares with its sister; both lie in one folder, which Python searches first
 from train_svhn import Parser, UsageError, guarded, number, place_of
@@ -220,17 +221,33 @@ def draw(path, rows, title):
         axes.set_xticks([tick for tick in ticks if min(values) / 2 <= tick <= max(values) * 2], minor=False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: "")
-        for i, row in enumerate(sorted(rows, key=lambda row: row["error"])):
-            color = colors.setdefault(row["method"], f"C{len(colors) % 10}")
-            axes.plot(x(row), row["error"], "o", color=color)
-            # neighbours in error: their names on either side
-            axes.annotate(row["name"], (x(row), row["error"]), (6 if i % 2 else -6, 0), textcoords="offset points", fontsize=8,
-                          color=color, ha="left" if i % 2 else "right", va="center")
+        for row in rows:
+            axes.plot(x(row), row["error"], "o", color=colors.setdefault(row["method"], f"C{len(colors) % 10}"))
         axes.set_xlabel(label)
         axes.set_ylabel("test error, %")
         axes.set_ylim(0, 1.08 * max(row["error"] for row in rows) + 0.01)
         axes.grid(axis="y", color=report.FAINT, linewidth=0.7)
+    figure.draw_without_rendering()  # from here on it is known where things lie
+    for axes, (_, x) in zip(panels, quantities, strict=True):
+        taken = [Bbox.from_bounds(*(axes.transData.transform((x(row), row["error"])) - 4), 8, 8) for row in rows]
+        for row in rows:
+            write_beside(axes, row["name"], (x(row), row["error"]), colors[row["method"]], taken)
     report.write_figure(figure, path)
+
+
+def write_beside(axes, name, point, color, taken):
+    """Write a name where there is room beside its point, and add its box to those that are ``taken``."""
+    for shift in (0, 11, -11, 22, -22):
+        for side in (1, -1):
+            text = axes.annotate(name, point, (7 * side, shift), textcoords="offset points", fontsize=8, color=color,
+                                 ha="left" if side == 1 else "right", va="center")
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                return
+            text.remove()
+    axes.add_artist(text)  # no room anywhere
 
 
 def compare(given):
@@ -264,7 +281,8 @@ def compare(given):
         text = table(rows, data)
         print(text)
         write_atomically(given.out / "results.txt", f"{text}\n".encode())
-        draw(given.out / "error.png", rows, f"Error after {given.minutes:g} minutes each, trained on {data}")
+        budget = f"{given.minutes:g} minute{'s' * (given.minutes != 1)}"
+        draw(given.out / "error.png", rows, f"Error after {budget} each, trained on {data}")
         print(f"wrote results.txt, results.json and error.png in {given.out}", flush=True)
     if stopped:
         print(f"stopped and saved; go on with the same command:\n    python {shlex.join(sys.argv)}", flush=True)
