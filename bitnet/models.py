@@ -27,7 +27,8 @@ def parse_bits(bits):
     return widths
 
 
-def _quantizer(kind, bits):
+def quantizer(kind, bits):
+    """A quantizer of that kind; None, for float, where bits is 32."""
     return None if bits == 32 else kind(bits)
 
 
@@ -61,11 +62,11 @@ class SVHN(Module):
 
         def conv(name, inputs, outputs, size, padding):
             w_bits, _, g_bits = widths(name)
-            return Conv2d(inputs, outputs, size, padding=padding, weight_quantizer=_quantizer(DoReFaWeight, w_bits),
-                          grad_quantizer=_quantizer(DoReFaGradient, g_bits), rng=rng)
+            return Conv2d(inputs, outputs, size, padding=padding, weight_quantizer=quantizer(DoReFaWeight, w_bits),
+                          grad_quantizer=quantizer(DoReFaGradient, g_bits), rng=rng)
 
         def activation(name):
-            return Activation(_quantizer(DoReFaActivation, widths(name)[1]))
+            return Activation(quantizer(DoReFaActivation, widths(name)[1]))
 
         self.conv0 = Conv2d(3, c0, 5, bias=True, rng=rng)
         self.pool0, self.act0 = MaxPool(2), activation("conv1")

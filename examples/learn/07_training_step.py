@@ -6,15 +6,17 @@
 # what the library does differently when nobody watches, and at what of all this really is smaller than in float.
 
 # %%
+import inspect
+
 import matplotlib.pyplot as plt
 import numpy as np
 from common import AMBER, BLUE, GREY, YourTurn, digits, exercise, show, size
+from network import Small
 
 from bitnet import Codes, Tensor, execution, functional, optimizers, random, use_kernels
 from bitnet.kernels import threads
 from bitnet.kernels.packing import pack_channels
-from bitnet.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, MaxPool, Module, conv_block, first_block, unfused
-from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
+from bitnet.layers import conv_block, unfused
 from bitnet.tensor import Reshape
 
 # %% [markdown]
@@ -24,33 +26,10 @@ from bitnet.tensor import Reshape
 # inner ones have 1-bit weights, 2-bit inputs and 4-bit gradients, (W, A, G) = (1, 2, 4). A layer is given its *quantizers*,
 # the objects that turn reals into codes; `None` would mean float. Between two convolutions stand batch norm (each channel is
 # shifted and scaled to mean 0 and variance 1 over the batch, then by two learned numbers), max pooling, and the activation:
-# clip to [0, 1] and round.
-
+# clip to [0, 1] and round. It stands in `network.py`, since chapter 8 trains it:
 
 # %%
-def quantizer(kind, bits):
-    return None if bits == 32 else kind(bits)
-
-
-class Small(Module):
-    def __init__(self, bits=(1, 2, 4), width=32):
-        w, a, g = bits
-        rng, wide = np.random.default_rng(0), 2 * width
-        options = {"weight_quantizer": quantizer(DoReFaWeight, w), "grad_quantizer": quantizer(DoReFaGradient, g), "rng": rng}
-        self.conv0, self.pool0 = Conv2d(3, width, 5, bias=True, rng=rng), MaxPool(2)
-        self.act0, self.act1 = Activation(quantizer(DoReFaActivation, a)), Activation(quantizer(DoReFaActivation, a))
-        self.conv1, self.bn1, self.pool1 = Conv2d(width, wide, 3, padding="same", **options), BatchNorm(wide), MaxPool(2)
-        self.conv2, self.bn2, self.pool2 = Conv2d(wide, wide, 3, **options), BatchNorm(wide), MaxPool(2)
-        self.flatten, self.fc = Flatten(), Linear(3 * 3 * wide, 10, rng=rng)
-        self.name_layers()
-
-    def forward(self, x):
-        x = first_block(x, self.conv0, self.act0, self.pool0)  # act0(pool0(conv0(x)))
-        x = conv_block(x, self.conv1, self.bn1, self.act1, self.pool1)  # act1(pool1(bn1(conv1(x))))
-        x = functional.clip(self.pool2(self.bn2(self.conv2(x))))  # not rounded: the last layer is float
-        return self.fc(self.flatten(x))
-
-
+print(inspect.getsource(Small))
 N = size(64, 16)
 images, labels = digits("train", N)
 model = Small().train()

@@ -13,13 +13,12 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from common import AMBER, BLUE, GREY, RED, YourTurn, digits, exercise, show, size
+from common import AMBER, BLUE, GREY, RED, YourTurn, exercise, read, show, size
+from network import Small
 
 from bitnet import functional, optimizers, random
-from bitnet.datasets import Digits, Loader
+from bitnet.datasets import Loader
 from bitnet.inside import Inside
-from bitnet.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, MaxPool, Module, conv_block, first_block
-from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 from bitnet.training import Trainer
 
 # %% [markdown]
@@ -30,36 +29,11 @@ from bitnet.training import Trainer
 
 
 # %%
-def quantizer(kind, bits):
-    return None if bits == 32 else kind(bits)
+def small(bits, seed=0):
+    return Small(bits, width=16, seed=seed)
 
 
-class Small(Module):
-    def __init__(self, bits, width=16, seed=0):
-        w, a, g = bits
-        rng, wide = np.random.default_rng(seed), 2 * width
-        options = {"weight_quantizer": quantizer(DoReFaWeight, w), "grad_quantizer": quantizer(DoReFaGradient, g), "rng": rng}
-        self.conv0, self.pool0 = Conv2d(3, width, 5, bias=True, rng=rng), MaxPool(2)
-        self.act0, self.act1 = Activation(quantizer(DoReFaActivation, a)), Activation(quantizer(DoReFaActivation, a))
-        self.conv1, self.bn1, self.pool1 = Conv2d(width, wide, 3, padding="same", **options), BatchNorm(wide), MaxPool(2)
-        self.conv2, self.bn2, self.pool2 = Conv2d(wide, wide, 3, **options), BatchNorm(wide), MaxPool(2)
-        self.flatten, self.fc = Flatten(), Linear(3 * 3 * wide, 10, rng=rng)
-        self.last = functional.relu if a == 32 else functional.clip
-        self.name_layers()
-
-    def forward(self, x):
-        x = first_block(x, self.conv0, self.act0, self.pool0)
-        x = conv_block(x, self.conv1, self.bn1, self.act1, self.pool1)
-        x = self.last(self.pool2(self.bn2(self.conv2(x))))
-        return self.fc(self.flatten(x))
-
-
-def data(split, count):
-    images, labels = digits(split, count)
-    return Digits((256 * images).astype(np.uint8), labels.astype(np.uint8), split)
-
-
-train, test = data("train", size(3000, 400)), data("test", size(1000, 200))
+train, test = read("train", size(3000, 400)), read("test", size(1000, 200))
 
 # %% [markdown]
 # ## The loop
@@ -71,7 +45,7 @@ train, test = data("train", size(3000, 400)), data("test", size(1000, 200))
 EPOCHS, BATCH, RATE = size(7, 3), size(20, 40), size(0.005, 0.01)
 
 random.seed(0)  # gradient noise
-model = Small((4, 4, 8)).train()
+model = small((4, 4, 8)).train()
 optimizer = optimizers.Adam(model.parameters(), lr=RATE, eps=1e-5)
 for batch in Loader(train, BATCH, seed=0).epoch(0):  # in shuffled order
     optimizer.zero_grad()
@@ -85,7 +59,7 @@ print(f"after one epoch: loss of the last batch {float(loss.data):.2f}; guessing
 # checkpoints, stops where numbers stop being finite, and calls observers, *callbacks*. The steps are ours, to the bit:
 
 # %%
-same = Small((4, 4, 8))
+same = small((4, 4, 8))
 Trainer(same, train, test, epochs=1, batch_size=BATCH, optimizer=optimizers.Adam(same.parameters(), lr=RATE, eps=1e-5)).run()
 for name, parameter in same.named_parameters().items():
     assert np.array_equal(parameter.data, model.named_parameters()[name].data)
@@ -98,12 +72,13 @@ print("by hand and by Trainer: the same weights, bit for bit")
 # Same initial weights, same order of images, same number of steps, so that nothing but the bits differs. The learning rate
 # falls from epoch to epoch by equal factors, to a sixtieth: large steps find the region, small ones average the noise of
 # gradients out. And on test images batch norm uses running averages of its statistics, which are right only once the
-# weights hardly move. A callback, `Inside`, will tell in a moment what went on.  What should we expect? The three widths
-# cost in different ways. Fewer bits of weight or activation make a smaller set of functions that the network can be, and
-# the straight-through estimator (chapter 2) a rougher guide. Fewer bits of gradient leave the set of functions as it is.
-# They make every step noisier, and cost time to average (chapter 5). In a short training, both look the same: the loss
-# falls more slowly. We keep the whole history, not only its end, because a curve that still falls says something else than
-# one that lies flat.
+# weights hardly move. A callback, `Inside`, will tell in a moment what went on.
+#
+# What should we expect? The three widths cost in different ways. Fewer bits of weight or activation make a smaller set of
+# functions that the network can be, and the straight-through estimator (chapter 2) a rougher guide. Fewer bits of gradient
+# leave the set of functions as it is. They make every step noisier, and cost time to average (chapter 5). In a short
+# training, both look the same: the loss falls more slowly. We keep the whole history, not only its end, because a curve
+# that still falls says something else than one that lies flat.
 
 # %%
 STAIRS = size([(32, 32, 32), (4, 4, 8), (1, 2, 8), (1, 2, 4), (1, 2, 2)], [(32, 32, 32), (4, 4, 8), (1, 2, 2)])
@@ -111,7 +86,7 @@ STAIRS = size([(32, 32, 32), (4, 4, 8), (1, 2, 8), (1, 2, 4), (1, 2, 2)], [(32, 
 
 def learn(bits, seed=0, callbacks=()):
     """The history, a record an epoch, of a network that is trained from the beginning."""
-    model = Small(bits, seed=seed)
+    model = small(bits, seed=seed)
     trainer = Trainer(
         model, train, test, epochs=EPOCHS, batch_size=BATCH, seed=seed, callbacks=callbacks,
         optimizer=optimizers.Adam(model.parameters(), lr=RATE, eps=1e-5),
@@ -122,7 +97,7 @@ def learn(bits, seed=0, callbacks=()):
 
 def packed_size(bits):
     """Bytes of all parameters, the inner weights in W bits."""
-    parameters = Small(bits).named_parameters()
+    parameters = small(bits).named_parameters()
     inner = sum(p.data.size for name, p in parameters.items() if name in ("conv1.weight", "conv2.weight"))
     rest = sum(p.data.size for p in parameters.values()) - inner
     return inner * bits[0] / 8 + 4 * rest

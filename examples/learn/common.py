@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bitnet.datasets import load_generated, load_svhn
+from bitnet.datasets import Digits, load_generated, load_svhn
 
 HERE = Path(__file__).resolve().parent
 QUICK = bool(os.environ.get("BITNET_LEARN_QUICK"))
@@ -32,15 +32,10 @@ def size(full, quick):
     return quick if QUICK else full
 
 
-def digits(split="train", count=None):
-    """House numbers, the first ``count`` of "train" or "test", as a network of bitnet takes them; prints which they are.
+def read(split="train", count=None):
+    """House numbers, the first ``count`` of "train" or "test", as ``bitnet.datasets.Digits``; prints which they are.
 
     Genuine ones (SVHN) where they are at hand, drawn ones otherwise.
-
-    Returns
-    -------
-    images : float32 array, shape (N, 40, 40, 3)   # pixel / 256, so in [0, 1)
-    labels : int64 array, shape (N,)               # 0..9
     """
     folder = os.environ.get("BITNET_LEARN_DATA") or HERE.parents[1] / "data" / "svhn"
     with warnings.catch_warnings():
@@ -49,9 +44,21 @@ def digits(split="train", count=None):
             found = load_svhn(folder, split)
         else:
             found = load_generated(split, count)
-    images, labels = found.images[:count], found.labels[:count]
-    print(f"digits: {len(labels):,} of {found.name}")
-    return np.float32(images) / 256, labels.astype(np.int64)
+    found = Digits(found.images[:count], found.labels[:count], found.name, found.generated)
+    print(f"digits: {len(found):,} of {found.name}")
+    return found
+
+
+def digits(split="train", count=None):
+    """``read`` as a network of bitnet takes it.
+
+    Returns
+    -------
+    images : float32 array, shape (N, 40, 40, 3)   # pixel / 256, so in [0, 1)
+    labels : int64 array, shape (N,)               # 0..9
+    """
+    found = read(split, count)
+    return np.float32(found.images) / 256, found.labels.astype(np.int64)
 
 
 def show(figure, name):
