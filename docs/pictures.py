@@ -118,7 +118,7 @@ def draw_accuracy(path, colors):
     """Test accuracy against bits, a line for each width of the network."""
     measured = json.loads((Path(__file__).parent / "accuracy.json").read_text())
     cost = {}  # pairs of bit planes in the three products of a training step; float32 stands apart
-    for bits in sorted({bits for row in measured["accuracy"].values() for bits in row}, key=lambda bits: pairs_of(bits)):
+    for bits in sorted({bits for row in measured["accuracy"].values() for bits in row}, key=pairs_of):
         cost[bits] = len(cost)
     figure = Figure((10, 4.6), layout="constrained")
     axes = figure.add_subplot(facecolor=colors["paper"])

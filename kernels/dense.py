@@ -98,6 +98,11 @@ def _is_pointwise(conv):
     return conv.kernel == conv.stride == (1, 1) and conv.padding == ((0, 0), (0, 0)) and conv.groups == 1
 
 
+def _is_fully_connected(conv, size):
+    """Does each output see all inputs? ``conv`` and the input's ``size`` as flattened."""
+    return size == (1, 1) and _is_pointwise(conv)
+
+
 def _columns_of(x, conv, out_size, group, buffer):
     """The im2col matrix of a few samples, in ``buffer``; of a 1x1 convolution, x itself."""
     if _is_pointwise(conv):
@@ -141,7 +146,7 @@ def forward(x, w, conv, bias=None):
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
     weight = w.reshape(-1, conv.groups, conv.group_out)
-    if size == (1, 1) and _is_pointwise(conv):
+    if _is_fully_connected(conv, size):
         _product(x.reshape(len(x), -1), weight[:, 0], y.reshape(len(x), -1))
         if bias is not None:
             y += bias
@@ -172,7 +177,7 @@ def input_grad(g, w, conv, size):
     conv, size = conv.flattened(*size)
     grad = grad.reshape(len(g), *size, conv.in_channels)
     weight = w.reshape(-1, conv.groups, conv.group_out)
-    if size == (1, 1) and _is_pointwise(conv):
+    if _is_fully_connected(conv, size):
         _product(g.reshape(len(g), -1), weight[:, 0].T, grad.reshape(len(g), -1))
         return result
     tile = _tile_samples(conv, out_size, g.itemsize)
@@ -207,7 +212,7 @@ def weight_grad(g, x, conv):
         return direct.weight_grad(g, x, conv)
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
-    if size == (1, 1) and _is_pointwise(conv):
+    if _is_fully_connected(conv, size):
         return product_over_samples(x.reshape(len(x), -1), g.reshape(len(g), -1)).reshape(shape)
     parts = min(PARTS, len(x))
     bounds = [len(x) * part // parts for part in range(parts + 1)]

@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from queue import SimpleQueue
 
 import numpy as np
@@ -165,13 +165,12 @@ def _run(function, tiles, args, short):
         while len(_workers) < parts - 1:
             _workers.append((SimpleQueue(), np.zeros(1, np.int64)))
             threading.Thread(target=_work, args=_workers[-1], name="bitnet-kernel", daemon=True).start()
-    bounds = _bounds(tiles, parts)
-    count = len(bounds) - 1
+    ranges = list(enumerate(pairwise(_bounds(tiles, parts))))
+    count, ranges = len(ranges), iter(ranges)  # one iterator for all threads: its next() is atomic
     done, flags = SimpleQueue(), np.zeros(count, np.int64)  # None or an error for each range, and that it is there
-    ranges = iter(list(zip(range(count), bounds, bounds[1:], strict=False)))  # one for all: next() is atomic
 
     def work():
-        for i, start, stop in ranges:
+        for i, (start, stop) in ranges:
             error = None
             try:
                 function(start, stop, *args)

@@ -25,7 +25,8 @@ def test_every_tile_is_computed_once(tiles, count, thread_count):
 
     threads.run(work, tiles, "argument")
     assert (done == 1).all()
-    assert min(tiles, count) <= len(ranges) <= (1 if count == 1 else 2 * count)
+    parts = min(tiles, count)
+    assert len(ranges) == (parts if parts < 2 else len(threads._bounds(tiles, parts)) - 1)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 16])
