@@ -20,7 +20,15 @@ from bitnet.tensor import Tensor, is_recording
 
 
 class Parameter(Tensor):
-    """A tensor that an optimizer updates. ``weight_decay`` is its L2 penalty, on top of the optimizer's own."""
+    """A tensor that an optimizer updates.
+
+    Attributes
+    ----------
+    weight_decay : its L2 penalty, on top of the optimizer's own
+    lr_factor : what its learning rate is multiplied by
+    """
+
+    lr_factor = 1.0
 
     def __init__(self, data, weight_decay=0.0):
         super().__init__(data, requires_grad=True)
@@ -346,13 +354,13 @@ class Activation(Module):
 
 
 class Dropout(Module):
-    """Dropout, in training only; unsigned codes stay codes."""
+    """Dropout, in training only; codes that can be zero stay codes, and those of +-1 become ternary ones."""
 
     def __init__(self, drop=0.5):
         self.drop = drop
 
     def forward(self, x):
-        return functional.dropout(x, self.drop) if self.training else x
+        return functional.dropout(x, self.drop) if self.training and self.drop else x
 
 
 class Flatten(Module):
@@ -501,11 +509,13 @@ class BitwiseLinear(Module):
         return 1 + int(self.bits[0])
 
     def start_bits(self):
-        """Go from stage 1 to stage 2; in stage 2 nothing happens."""
-        if self.stage == 1:
-            for parameter in (self.weight, self.bias):
-                parameter.data = np.tanh(parameter.data)
-            self.bits[0] = 1
+        """Go from stage 1 to stage 2; in stage 2 nothing happens, and the answer is False."""
+        if self.stage == 2:
+            return False
+        for parameter in (self.weight, self.bias):
+            parameter.data = np.tanh(parameter.data)
+        self.bits[0] = 1
+        return True
 
     def forward(self, x):
         if self.stage == 1:

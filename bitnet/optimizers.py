@@ -13,16 +13,21 @@ class Optimizer:
     Parameters
     ----------
     parameters : list of Parameter
-    lr : learning rate, may be set at any time
+    lr : learning rate, may be set at any time; multiplied by each parameter's own ``lr_factor``
     weight_decay : L2 penalty, added to each parameter's own ``weight_decay``
     """
 
     slots = ()  # names of the arrays kept for each parameter
 
     def __init__(self, parameters, lr, weight_decay=0.0):
-        self.parameters, self.lr, self.weight_decay, self.steps = list(parameters), lr, weight_decay, 0
+        self.parameters, self.lr, self.weight_decay = list(parameters), lr, weight_decay
         if not lr >= 0:
             raise ValueError(f"the learning rate must not be negative, got {lr}")
+        self.restart()
+
+    def restart(self):
+        """Forget all steps and what was gathered in them: for gradients of another size from now on."""
+        self.steps = 0
         self.state = [{slot: np.zeros(parameter.shape, parameter.data.dtype) for slot in self.slots}
                       for parameter in self.parameters]
 
@@ -41,9 +46,10 @@ class Optimizer:
 
     def _update(self, parameter, data, state):
         grad = np.ascontiguousarray(parameter.grad, data.dtype)
-        self.update(data, grad, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
+        lr = self.lr * getattr(parameter, "lr_factor", 1.0)
+        self.update(data, grad, lr, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
 
-    def update(self, data, grad, decay, **state):
+    def update(self, data, grad, lr, decay, **state):
         """Update one parameter's array in place."""
         raise NotImplementedError
 
@@ -77,8 +83,8 @@ class SGD(Optimizer):
         super().__init__(parameters, lr, weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, data, grad, decay, velocity):
-        elementwise.sgd(data, grad, velocity, self.lr, self.momentum, self.nesterov, decay)
+    def update(self, data, grad, lr, decay, velocity):
+        elementwise.sgd(data, grad, velocity, lr, self.momentum, self.nesterov, decay)
 
 
 class Adam(Optimizer):
@@ -90,8 +96,8 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, weight_decay)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
-    def update(self, data, grad, decay, mean, square):
-        elementwise.adam(data, grad, mean, square, self.steps, self.lr, self.beta1, self.beta2, self.eps, decay)
+    def update(self, data, grad, lr, decay, mean, square):
+        elementwise.adam(data, grad, mean, square, self.steps, lr, self.beta1, self.beta2, self.eps, decay)
 
 
 class StepDecay:
@@ -137,8 +143,8 @@ class ShiftAdaMax(Optimizer):
         super().__init__(parameters, lr, weight_decay)
         self.beta1, self.beta2, self.eps, self.paper = beta1, beta2, eps, paper
 
-    def update(self, data, grad, decay, mean, largest):
-        rate = float(ap2(self.lr / (1 - self.beta1**self.steps)))
+    def update(self, data, grad, lr, decay, mean, largest):
+        rate = float(ap2(lr / (1 - self.beta1**self.steps)))
         latent.shift_adamax(data, grad, mean, largest, rate, self.beta1, self.beta2, self.eps, decay, self.paper)
 
 
@@ -160,12 +166,12 @@ class DST(Adam):
 
 
 class Latent:
-    """An optimizer whose updates of some parameters are followed by rules: clipping, larger steps, centring.
+    """An optimizer whose updates of some parameters are followed by rules: centring, clipping.
 
     Parameters
     ----------
     optimizer : Optimizer
-    rules : list of (parameter, rule, ...)   # rule(after, before) changes the array ``after`` in place
+    rules : list of (parameter, rule, ...)   # a rule changes the parameter's array in place
     """
 
     def __init__(self, optimizer, rules):
@@ -186,16 +192,19 @@ class Latent:
     @execution.layer("optimizer")
     def step(self):
         """Update every parameter once, then apply the rules."""
-        before = [parameter.data.copy() for parameter, _ in self.rules]
         self.optimizer.step()
-        for (parameter, functions), old in zip(self.rules, before, strict=True):
+        for parameter, functions in self.rules:
             if parameter.grad is not None:
                 for function in functions:
-                    function(parameter.data, old)
+                    function(parameter.data)
 
     def zero_grad(self):
         """Forget all gradients."""
         self.optimizer.zero_grad()
+
+    def restart(self):
+        """Restart the optimizer."""
+        self.optimizer.restart()
 
     def state_dict(self):
         """That of the optimizer: rules have no state."""
@@ -206,13 +215,8 @@ class Latent:
         self.optimizer.load_state_dict(state)
 
 
-def clip_rule(bound=1.0):
-    """Limit a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
-    return lambda after, before: np.clip(after, -bound, bound, out=after)
-
-
 def glorot_factor(fan_in, fan_out, power_of_two=False):
-    """1 / sqrt(1.5 / (fan_in + fan_out)), by which BinaryConnect's authors lengthen the steps of a weight.
+    """1 / sqrt(1.5 / (fan_in + fan_out)): BinaryConnect's authors multiply the learning rate of a weight by it.
 
     ``power_of_two`` rounds it, as the shift-based optimizer of BNN's authors does.
     """
@@ -220,13 +224,13 @@ def glorot_factor(fan_in, fan_out, power_of_two=False):
     return float(ap2(factor) if power_of_two else factor)
 
 
-def scaled_clip_rule(factor, bound=1.0):
-    """A step ``factor`` times as long, then clipped: clip(before + factor * (after - before), -bound, bound)."""
-    return lambda after, before: latent.scaled_clip(after, before, factor, bound)
+def clip_rule(bound=1.0):
+    """Limit a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
+    return lambda weight: latent.clip(weight, bound)
 
 
 def centre_rule():
     """Subtract from a weight (kh, kw, in, out) its mean over input channels, as XNOR-Net's authors do."""
-    def rule(after, before):
-        after -= after.mean(axis=-2, keepdims=True, dtype=np.float64).astype(after.dtype)
+    def rule(weight):
+        weight -= weight.mean(axis=-2, keepdims=True, dtype=np.float64).astype(weight.dtype)
     return rule

@@ -1,4 +1,4 @@
-"""What happens to latent weights after an optimizer's step, in one walk over memory."""
+"""Updates of latent weights, in one walk over memory."""
 
 import math
 
@@ -11,16 +11,14 @@ from bitnet.kernels.vectors import at, put
 
 
 @kernel
-def _scaled_clip(start, stop, after, before, factor, bound):
-    for i in range(start * 16384, min(stop * 16384, after.size)):
-        value = at(before, i) + factor * (at(after, i) - at(before, i))
-        put(after, i, min(max(value, -bound), bound))
+def _clip(start, stop, weight, bound):
+    for i in range(start * 16384, min(stop * 16384, weight.size)):
+        put(weight, i, min(max(at(weight, i), -bound), bound))
 
 
-def scaled_clip(after, before, factor, bound):
-    """``after[...] = clip(before + factor * (after - before), -bound, bound)``, in place."""
-    number = after.dtype.type
-    threads.run(_scaled_clip, -(-after.size // BLOCK), after.reshape(-1), before.reshape(-1), number(factor), number(bound))
+def clip(weight, bound):
+    """``weight[...] = clip(weight, -bound, bound)``, in place."""
+    threads.run(_clip, -(-weight.size // BLOCK), weight.reshape(-1), weight.dtype.type(bound))
 
 
 def ap2_constants(dtype):

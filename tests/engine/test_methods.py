@@ -1,5 +1,7 @@
 """Layers, losses, optimizers and recipes of the methods around DoReFa."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -156,8 +158,7 @@ def test_bitwise_layers_go_from_floats_to_bits():
     layer, x = layers.BitwiseLinear(64, 5), BNNActivation()(normal(3, 64))
     w, b = layer.weight.data.copy(), layer.bias.data.copy()
     np.testing.assert_allclose(layer(x).data, x.data @ np.tanh(w) + np.tanh(b), rtol=1e-4, atol=1e-5)
-    layer.start_bits()
-    layer.start_bits()  # once is enough
+    assert layer.start_bits() and not layer.start_bits()  # once is enough
     np.testing.assert_allclose(layer.weight.data, np.tanh(w), rtol=1e-6)
     with execution.log() as records:
         y = layer(x)
@@ -172,7 +173,8 @@ def test_bitwise_layers_go_from_floats_to_bits():
 
 def test_rules_follow_the_optimizers_step():
     w, other = Parameter(np.array([0.5, -0.95, 0.0], np.float32)), Parameter(np.array([5.0], np.float32))
-    optimizer = optimizers.Latent(optimizers.SGD([w, other], lr=0.1), [(w, optimizers.scaled_clip_rule(4.0))])
+    w.lr_factor = 4.0
+    optimizer = optimizers.Latent(optimizers.SGD([w, other], lr=0.1), [(w, optimizers.clip_rule())])
     w.grad, other.grad = np.array([1.0, 1.0, -0.5], np.float32), np.array([10.0], np.float32)
     optimizer.step()
     np.testing.assert_allclose(w.data, [0.1, -1, 0.2], rtol=1e-6)
@@ -187,9 +189,9 @@ def test_rules_follow_the_optimizers_step():
 
 def test_centring_and_clipping():
     w = normal(3, 3, 8, 4) + 0.3
-    optimizers.centre_rule()(w, None)
+    optimizers.centre_rule()(w)
     np.testing.assert_allclose(w.mean(axis=2), 0, atol=1e-6)
-    optimizers.clip_rule(0.5)(w, None)
+    optimizers.clip_rule(0.5)(w)
     assert np.abs(w).max() == 0.5
 
 
@@ -321,11 +323,35 @@ def test_latent_weights_stay_within_their_bounds(digits, monkeypatch):
     assert len(weights) == 4 and all(np.abs(w).max() == 1 for w in weights)
 
 
+def test_bitwise_starts_its_bits_once_with_a_new_optimizer(digits, monkeypatch):
+    trainer = trainer_of(small("bitwise", monkeypatch), digits, epochs=4)
+    steps, loss = [], trainer.loss_function
+    trainer.loss_function = lambda *args: steps.append(trainer.optimizer.steps) or loss(*args)
+    trainer.run()
+    assert steps == 2 * list(range(20)) and trainer.model.fc0.stage == 2
+
+
 def test_schedules():
     assert methods.exponential(1.0, 0.01)(0.5) == pytest.approx(0.1)
     rates = methods.tenths(1.0)
     assert [rates(p) for p in (0, 0.49, 0.5, 0.83, 0.84)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert [methods.twice(1.0, 0.01)(p) for p in (0, 0.25, 0.5)] == pytest.approx([1, 0.1, 1])
+
+
+def test_dropped_pixels_are_codes_of_training_only(digits, monkeypatch):
+    recipe = dataclasses.replace(methods.get("bnn"), dropout=(0.2, 0.5))
+    monkeypatch.setitem(methods.METHODS, "bnn", recipe)
+    model, x = small("bnn", monkeypatch), np.full((20, 28, 28, 1), 0.5, np.float32)
+    with execution.log() as records, no_grad():
+        model(x)
+    # 0.5 or 0, then +-1 or 0: one more bit than without dropout, but integers
+    assert [r.bits for r in records] == [(8, 1), (2, 1), (2, 1), (2, 1)] and all(r.family != "float32" for r in records)
+    with execution.log() as records, no_grad():
+        model.eval()(x)
+    assert [r.bits for r in records] == [(8, 1), (1, 1), (1, 1), (1, 1)]
+    model.train()
+    values = model.drop(model.pixels(x)).data
+    assert set(np.unique(values)) == {0, np.float32(0.5 / 0.8)} and abs((values == 0).mean() - 0.2) < 0.02
 
 
 def test_svhn_networks_of_methods():

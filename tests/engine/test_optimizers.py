@@ -67,6 +67,27 @@ def test_adam():
 
 @pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, 0.9), lambda p: Adam(p, 0.1)])
 class TestEveryOptimizer:
+    def test_a_parameter_has_a_learning_rate_of_its_own(self, make):
+        fast, params = parameters(), parameters()
+        for p in fast:
+            p.lr_factor = 3.0
+        optimizer, other = make(fast), make(params)
+        other.lr = 3 * optimizer.lr
+        run(optimizer, fast, 3)
+        run(other, params, 3)
+        for p, q in zip(fast, params, strict=True):
+            np.testing.assert_allclose(p.data, q.data, rtol=1e-6)
+
+    def test_a_restarted_optimizer_is_as_new(self, make):
+        params = parameters()
+        optimizer = make(params)
+        run(optimizer, params, 3)
+        optimizer.restart()
+        new = make(params).state_dict()
+        assert new.keys() == optimizer.state_dict().keys()
+        for name, value in optimizer.state_dict().items():
+            np.testing.assert_array_equal(value, new[name])
+
     def test_a_parameter_without_gradient_stays(self, make):
         params = parameters()
         optimizer = make(params)
