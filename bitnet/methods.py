@@ -146,10 +146,11 @@ METHODS = {
         note="activations are drawn at random in training, as in the authors' Torch program, whose numbers these are"),
     "xnor": Method(
         "XNOR-Net", "1603.05279", (1, 1, 32), ("xnor_weight", {}), ("xnor_activation", {}), order="norm act conv pool",
-        clip=1.0, centre=True, note="with the map K, the paper's gradient"),
+        clip=1.0, centre=True, epochs=25, note="with the map K, the paper's gradient"),
     "xnor_release": Method(
         "XNOR-Net as released", "1603.05279", (1, 1, 32), ("xnor_weight", {"gradient": "code"}), ("xnor_activation", {}),
-        order="norm act conv pool", clip=1.0, centre=True, note="without the map K, the program's gradient"),
+        order="norm act conv pool", clip=1.0, centre=True, epochs=25,
+        note="without the map K, the program's gradient"),
     "twn": Method(
         "Ternary Weight Network", "1605.04711", (2, 32, 32), ("twn", {}), ends=True, **_SGD,
         published={"mnist": (0.65, "LeNet")}),
