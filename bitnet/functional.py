@@ -334,7 +334,12 @@ class Dropout(Function):
 
 
 def dropout(x, drop=0.5):
-    """Dropout with the next draw of ``bitnet.random``."""
+    """Dropout with the next draw of ``bitnet.random``, of an array or codes of any shape.
+
+    Raises
+    ------
+    ValueError : a share outside [0, 1), or bipolar codes of several bits, among which there is no 0.
+    """
     if not 0 <= drop < 1:
         raise ValueError(f"the share to drop must be in [0, 1), got {drop}")
     return Dropout.apply(as_tensor(x), drop=drop)
@@ -390,7 +395,10 @@ class SquaredHinge(Function):
 
 @execution.layer("loss")
 def squared_hinge(logits, labels):
-    """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes."""
+    """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes.
+
+    The L2-SVM of BinaryConnect and BNN (arXiv:1511.00363, arXiv:1602.02830). ValueError for other shapes or labels.
+    """
     return SquaredHinge.apply(logits, labels=_check_labels(logits, labels))
 
 
@@ -482,7 +490,7 @@ def shift_statistics(x, eps):
     """Mean and inverse deviation of each channel by shifts: mean(x), 1 / sqrt(mean(c * AP2(c)) + eps) with c = x - mean."""
     mean = _channel_means(x)
     centred = x - mean.astype(x.dtype)
-    return mean, 1 / np.sqrt(np.maximum(_channel_means(centred * ap2(centred)), 0) + eps)
+    return mean, 1 / np.sqrt(_channel_means(centred * ap2(centred)) + eps)
 
 
 class ShiftBatchNorm(Function):

@@ -39,6 +39,9 @@ class Parameter(Tensor):
         """The array that is kept, in memory and on disk."""
         return self.data
 
+    def check_stored(self, name, array):
+        """ValueError where an array of the right shape cannot be ``stored``."""
+
 
 def he_normal(rng, shape, fan_in):
     """Normal numbers of variance 2 / fan_in, float32 (He et al., arXiv:1502.01852)."""
@@ -109,6 +112,8 @@ class Module:
         for name, target in targets.items():
             if np.shape(state[name]) != target.shape:
                 raise ValueError(f"{name} must have shape {target.shape}, got {np.shape(state[name])}")
+        for name, parameter in self.named_parameters().items():
+            parameter.check_stored(name, state[name])
         for name, target in targets.items():
             target[...] = state[name]
 
@@ -257,7 +262,7 @@ class BatchNorm(Module):
     def statistics(self, batch_statistics):
         """Mean and variance to normalise with: in training those of the batch, which the running ones then follow."""
         if not self.training:
-            return self.running_mean, self.running_var
+            return self.running_mean.copy(), self.running_var.copy()  # a later training step changes them in place
         mean, var = batch_statistics()
         _follow(self.momentum, (self.running_mean, mean), (self.running_var, var))
         return mean, var
@@ -312,8 +317,9 @@ def conv_block(x, conv, norm, act, pool=None):
     """
     x = as_tensor(x)
     if not (_fusing and x.codes is not None and conv.weight_quantizer and conv.weight_quantizer.one_scale and conv.bias is None
-            and type(conv.grad_quantizer) is DoReFaGradient and type(act.quantizer) is DoReFaActivation
-            and conv.input_quantizer is None and (norm.training or not is_recording()) and _side_by_side(pool)):
+            and type(conv.grad_quantizer) is DoReFaGradient and type(norm) is BatchNorm
+            and type(act.quantizer) is DoReFaActivation and conv.input_quantizer is None and _side_by_side(pool)
+            and (norm.training or not is_recording())):
         y = norm(conv(x))
         return act(pool(y) if pool else y)
     with execution.layer(conv.name):
@@ -389,6 +395,12 @@ class DiscreteParameter(Parameter):
     def stored(self):
         return self.places
 
+    def check_stored(self, name, array):
+        count = 1 << self.space.N
+        if np.asarray(array).dtype.kind not in "ui" or np.min(array, initial=0) < 0 or np.max(array, initial=0) > count:
+            raise ValueError(f"{name} takes the places of weights in their space, integers from 0 to {count}; "
+                             "set its data to round real weights")
+
     @property
     def raw(self):
         return self.space.at(self.places)
@@ -418,7 +430,7 @@ class XNORConv2d(Conv2d):
     ----------
     in_channels, out_channels, kernel_size, stride, padding, grad_quantizer, rng : see ``Conv2d``
     scale_map : multiply by K, as in the paper; the authors' program does not, which costs less than one per cent according to
-    them
+        them
     through_map : let the gradient flow through K; False takes it for a constant. The sources this follows do not tell
     gradient : of the weight, see ``XNORWeight``
     """
@@ -488,6 +500,8 @@ class BitwiseLinear(Module):
         stage 1    a = tanh(b) + x @ tanh(W), all in float
         stage 2    a = b_q + x @ W_q, on bits; the latent W and b, which collect the updates, start from stage 1's tanh(W),
         tanh(b)
+
+    Takes and gives arrays (N, in_features) and (N, out_features).
 
     Parameters
     ----------

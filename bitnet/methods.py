@@ -61,19 +61,19 @@ class Method:
     Parameters
     ----------
     title, paper : for people; the arXiv number where there is one
-    bits : (W, A, G) of the inner layers; what is 32 can be given fewer bits as an extension, by DoReFa-Net's quantizers
+    bits : (W, A, G) of the inner layers; A or G of 32 can mostly be given fewer as an extension, by DoReFa-Net's quantizers
     weight, activation : name in ``quantizers`` and options; None: real numbers, ReLU
     free : which of W, A and G may be chosen; W and A are then the ``bits`` of weight and activation
     network, width : of its MNIST network, and what its channels are multiplied by
     ends : are the first and the last layer quantized, too? Then the first one's pixels are codes
     order : of a block: "conv pool norm act", "conv norm pool act", or "norm act conv pool"
-    norm, norm_options : "batch", "shift" or "low precision"
+    norm : "batch", "shift" or "low precision"
     last_norm : batch norm after the last layer
     dropout : shares of the pixels and of each hidden layer's outputs that a multilayer perceptron drops in training
     loss : "cross entropy", "squared hinge" or "disagreement"
     optimizer, options : "adam", "sgd", "shift adamax" or "dst"
     lr, last_lr : exponential decay over the run; last_lr None: tenths at 1/2 and 5/6 of it
-    weight_decay : of weights
+    weight_decay : of quantized weights
     glorot : the learning rate of quantized weights times ``optimizers.glorot_factor``; "power of two" rounds the factor
     clip : bound of quantized weights, or None; centre : subtract their mean over input channels
     batch_size, epochs : for MNIST
@@ -92,7 +92,6 @@ class Method:
     ends: bool = False
     order: str = "conv pool norm act"
     norm: str = "batch"
-    norm_options: dict = field(default_factory=dict)
     last_norm: bool = False
     dropout: tuple = (0.0, 0.0)
     loss: str = "cross entropy"
@@ -120,7 +119,9 @@ METHODS = {
                                                "svhn": (2.5, "model A, about")}),
     "dorefa": Method(
         "DoReFa-Net", "1606.06160", (1, 2, 4), ("dorefa_weight", {}), ("dorefa_activation", {}), free="WAG",
-        order="conv norm pool act", published={"svhn": (2.5, "model A, (1,2,4), about; 3.0 to 3.1 in tensorpack")}),
+        order="conv norm pool act", options={"eps": 1e-5},
+        published={"svhn": (2.5, "model A, (1,2,4), about; 3.0 to 3.1 in tensorpack")},
+        note="without the dropout and the L2 penalty of models.SVHN, which is the network of the paper's SVHN results"),
     "bwn": Method(
         "Binary-Weight-Network, one scale a layer", "1606.06160", (1, 32, 32), ("bwn", {}), ends=True, **_SGD,
         published={"mnist": (0.95, "LeNet, trained by TWN's authors, about")}),
@@ -137,7 +138,8 @@ METHODS = {
     "bnn": Method(
         "Binarized Neural Network", "1602.02830", (1, 1, 32), ("bnn_weight", {}), ("bnn_activation", {}), **_BINARY_MLP,
         **_LATENT, published={"mnist": (0.96, "MLP 3 x 4096, 1000 epochs; 1.40 with 3 x 2048, shift-based"),
-                              "svhn": (2.80, "a VGG-like network; 2.53 shift-based")}),
+                              "svhn": (2.80, "a VGG-like network; 2.53 shift-based")},
+        note="no dropout: the authors drop 0.2 of the pixels and 0.5 of the hidden outputs, for 1000 epochs"),
     "bnn_shift": Method(
         "Binarized Neural Network, shift-based", "1602.02830", (1, 1, 32), ("bnn_weight", {}),
         ("bnn_activation_stochastic", {}), **_BINARY_MLP | {"lr": 2.0**-6, "last_lr": 2.0**-13}, norm="shift",
@@ -259,11 +261,17 @@ class MethodNetwork(Module):
     network : "mlp", "lenet" or "svhn"; None: the method's own for MNIST, "svhn" for SVHN
     model : "A" to "D": of the svhn network's widths
     seed : of the initial weights
+
+    Raises
+    ------
+    ValueError : no such method, network, data set or model, or bits that the method does not have.
     """
 
     def __init__(self, method, data="mnist", bits=None, network=None, model="A", seed=0):
         recipe, bits = get(method), bits_of(method, bits)
         network = network or ("svhn" if data == "svhn" else recipe.network)
+        if method == "bitwise":
+            raise ValueError("bitwise has a network of its own, BitwiseNetwork")
         if data not in ("mnist", "svhn") or network not in NETWORKS or model not in SVHN_WIDTHS or (network == "svhn") != (
                 data == "svhn"):
             raise ValueError(f"there is no network {network!r} of model {model!r} for the data set {data!r}")
@@ -340,7 +348,7 @@ class MethodNetwork(Module):
         if recipe.norm == "shift":
             return ShiftBatchNorm(channels)
         if recipe.norm == "low precision" and a_bits != 32:
-            return LowPrecisionBatchNorm(channels, a_bits, **recipe.norm_options)
+            return LowPrecisionBatchNorm(channels, a_bits)
         return BatchNorm(channels)
 
     @property
@@ -378,6 +386,8 @@ class BitwiseNetwork(Module):
     width : units of each of the three hidden layers
     zeros : share of weights that are 0 in stage 2
     seed : of the initial weights
+
+    In stage 2 the logits are divided by sqrt(width), which changes no class but the loss: this project's choice.
     """
 
     def __init__(self, width=1024, zeros=0.0, seed=0):
@@ -410,7 +420,7 @@ class BitwiseNetwork(Module):
             if i < len(self.layers) - 1:
                 x = functional.tanh(x) if layer.stage == 1 else getattr(self, f"act{i}")(x)
                 x = getattr(self, f"drop{i}")(x)
-        # in stage 2 the sums are many times those of stage 1; classes do not mind a factor, the loss does
+        # in stage 2 the sums are many times those of stage 1
         return x if layer.stage == 1 else x * float(1 / np.sqrt(layer.weight.shape[0]))
 
 
@@ -448,7 +458,10 @@ def twice(lr, last):
 
 
 def bitwise_disagreement(logits, labels):
-    """Mean over the batch of the sum of (1 - t * tanh(logit)) / 2, t = +1 for the label and -1 for the others."""
+    """Mean over the batch of the sum of (1 - t * tanh(logit)) / 2, t = +1 for the label and -1 for the others.
+
+    logits (N, classes), integer labels (N,). arXiv:1601.06071's count of wrong bits, with tanh for the sign.
+    """
     targets = -np.ones(logits.shape, logits.data.dtype)
     targets[np.arange(len(labels)), labels] = 1
     agreement = (functional.tanh(logits) * targets).sum()
@@ -461,19 +474,27 @@ def training_of(model, lr=None, by_epoch=None, teacher=None, temperature=2.0):
     Parameters
     ----------
     model : MethodNetwork or BitwiseNetwork
-    lr : None: the method's own
+    lr : positive; None: the method's own
     by_epoch : another schedule than the method's: 0-based epoch -> learning rate, or None
     teacher : a network whose classes are learned, too: a third of the run from labels, a third from the teacher alone, a third
         from the mean of both (after the outline of Wu et al., arXiv:1604.03058, who do not tell temperature, weights or phases
-        in the sources at hand), or None
+        in the sources at hand), or None; a Module is switched to evaluation
     temperature : of the teacher's classes
 
     Returns
     -------
     options : dict for ``Trainer(model, train, test, **options)``
+
+    Raises
+    ------
+    ValueError : a learning rate that is not positive.
     """
     recipe = model.recipe
     lr = recipe.lr if lr is None else lr
+    if not lr > 0:
+        raise ValueError(f"the learning rate must be positive, got {lr}")
+    if isinstance(teacher, Module):
+        teacher.eval()
     last = None if recipe.last_lr is None else recipe.last_lr * lr / recipe.lr
     kind = {"adam": optimizers.Adam, "sgd": optimizers.SGD, "shift adamax": optimizers.ShiftAdaMax, "dst": optimizers.DST}
     optimizer = kind[recipe.optimizer](model.parameters(), lr, **recipe.options)

@@ -71,7 +71,7 @@ class Tensor:
         return self.shape[0]
 
     def __repr__(self):
-        kind = f"{self.codes.bits}-bit {self.codes.encoding} codes" if self.codes is not None else str(self._data.dtype)
+        kind = f"{self.codes.bits}-bit {self.codes.encoding} codes" if self.codes is not None else str(self.data.dtype)
         return f"Tensor(shape={self.shape}, {kind}{', requires_grad' if self.requires_grad else ''})"
 
     def __add__(self, other):

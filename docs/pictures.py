@@ -122,7 +122,7 @@ def draw_accuracy(path, colors):
         cost[bits] = len(cost)
     figure = Figure((10, 4.6), layout="constrained")
     axes = figure.add_subplot(facecolor=colors["paper"])
-    inks = [colors["bits"][1], colors["quantizer"][1], colors["float"][1], colors["faint"]]
+    inks = [colors["bits"][1], colors["quantizer"][1], colors["float"][1], colors["ink"]]
     ends = []
     for (model, row), ink, width in zip(measured["accuracy"].items(), inks, (2.6, 2.2, 1.8, 1.4), strict=True):
         points = sorted((cost[bits], [100 * value for value in seeds]) for bits, seeds in row.items())
@@ -130,8 +130,11 @@ def draw_accuracy(path, colors):
         axes.plot([x for x, _ in points], means, "o-", color=ink, linewidth=width, markersize=6)
         for x, seeds in points:
             axes.plot([x] * len(seeds), seeds, "_", color=ink, markersize=9)
-        ends.append(min([means[-1], *[end - 4.5 for end in ends]]))  # names one below the other
-        axes.text(len(cost) - 0.88, ends[-1], f"model {model}", color=ink, va="center", fontsize=11, weight="bold")
+        ends.append((means[-1], f"model {model}", ink))
+    place = 0
+    for end, name, ink in sorted(ends):
+        place = max(end, place + 3.2)  # names one above the other
+        axes.text(len(cost) - 0.88, place, name, color=ink, va="center", fontsize=10, weight="bold")
     axes.set_xticks(list(cost.values()), ["float32" if "32" in bits else f"({bits})\n{pairs_of(bits)}" for bits in cost])
     axes.set_xlim(-0.3, len(cost) - 0.2)
     axes.set_title("Wide networks need fewer bits", color=colors["ink"], loc="left", fontsize=14, weight="bold")

@@ -250,6 +250,26 @@ def write_beside(axes, name, point, color, taken):
     axes.add_artist(text)  # no room anywhere
 
 
+def saved_rows(path, budget):
+    """The rows of an earlier results.json, which must be of the same data and minutes."""
+    if not path.is_file():
+        return []
+    try:
+        saved = json.loads(path.read_text())
+        found, rows = {name: saved[name] for name in budget}, saved["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: expected results of this script, found something else") from None
+    if found != budget:
+        raise UsageError("{}: expected results of {minutes:g} minutes each on {data}, found ".format(path, **budget)
+                         + "{minutes:g} minutes each on {data}; --out names another folder".format(**found))
+    return rows
+
+
+def write_rows(path, budget, done):
+    """Write results.json: the data, the minutes and a row for each finished method."""
+    write_atomically(path, json.dumps(budget | {"rows": list(done.values())}, indent=1).encode())
+
+
 def compare(given):
     try:
         chosen = entries(given)
@@ -263,7 +283,9 @@ def compare(given):
     where, data = place_of(given.data, digits), f"{digits.name}, {len(digits):,} images; {test.name}, {len(test):,}"
     given.out.mkdir(parents=True, exist_ok=True)
     results = given.out / "results.json"
-    done = {row["name"]: row for row in json.loads(results.read_text())["rows"]} if results.is_file() else {}
+    budget = {"data": data, "minutes": given.minutes}
+    done = {row["name"]: row for row in saved_rows(results, budget)}
+    write_rows(results, budget, done)
     stopped = False
     with StopRequest() as stop, compile.announce(sys.stdout):
         for entry in chosen:
@@ -274,15 +296,14 @@ def compare(given):
                 stopped = True
                 break
             done[entry.name] = row
-            content = {"data": data, "minutes": given.minutes, "rows": list(done.values())}
-            write_atomically(results, json.dumps(content, indent=1).encode())
+            write_rows(results, budget, done)
     rows = [done[entry.name] for entry in chosen if entry.name in done]
     if rows:
         text = table(rows, data)
         print(text)
         write_atomically(given.out / "results.txt", f"{text}\n".encode())
-        budget = f"{given.minutes:g} minute{'s' * (given.minutes != 1)}"
-        draw(given.out / "error.png", rows, f"Error after {budget} each, trained on {data}")
+        minutes = f"{given.minutes:g} minute{'s' * (given.minutes != 1)}"
+        draw(given.out / "error.png", rows, f"Error after {minutes} each, trained on {data}")
         print(f"wrote results.txt, results.json and error.png in {given.out}", flush=True)
     if stopped:
         print(f"stopped and saved; go on with the same command:\n    python {shlex.join(sys.argv)}", flush=True)

@@ -64,15 +64,17 @@ def train(given):
     method = methods.get(settings["method"])
     if given.threads:
         threads.set_threads(given.threads)
-    digits, test, messages = load_mnist(settings["data"], download=given.download)
-    print(*messages, sep="\n")
-    where = place_of(settings.pop("data"), digits)
-
     teacher = bitnet.load(settings["teacher"]) if settings["teacher"] else None
     try:
         model = methods.build(settings["method"], "mnist", settings["bits"], settings["model"], seed=settings["seed"])
     except ValueError as error:
         raise UsageError(error) from None
+    if teacher and getattr(teacher, "image", None) != model.image:
+        raise UsageError(f"{settings['teacher']}: expected a network for MNIST as the teacher, found another one")
+    digits, test, messages = load_mnist(settings["data"], download=given.download)
+    print(*messages, sep="\n")
+    where = place_of(settings.pop("data"), digits)
+
     lr = settings["lr"] or method.lr
     decay = StepDecay(lr, settings["lr_decay"], settings["lr_decay_epochs"]) if settings["lr_decay"] else None
     options = methods.training_of(model, lr, decay, teacher)

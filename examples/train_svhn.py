@@ -4,7 +4,7 @@
     python examples/train_svhn.py --resume --out runs/svhn-a-1-2-4
 
 Writes OUT/checkpoint.h5, OUT/metrics.jsonl (a line an epoch), OUT/curves.png, OUT/confusion.png and OUT/mistakes.png; and,
-of networks without floats inside, OUT/frozen.npz: packed, for inference.
+without --method and with 1 to 8 bits for weights and activations, OUT/frozen.npz: packed, for inference.
 Ctrl-C saves and stops; --resume then gives the same bits as if nothing had happened.
 """
 
@@ -79,7 +79,7 @@ def parse(argv):
     add("--download", action="store_true", help="fetch SVHN first where it is missing; nothing else uses a network")
     add("--epochs", type=count, metavar="N", help=f"of the whole run; may be raised on a resume ({EPOCHS})")
     add("--batch-size", type=count, metavar="B", help="(32)")
-    add("--lr", type=number(float, 0, strictly=True), help="Adam's learning rate (0.001)")
+    add("--lr", type=number(float, 0, strictly=True), help="learning rate at the start (0.001, or the method's)")
     add("--lr-decay", type=number(float, 0, strictly=True), metavar="FACTOR", help="multiplies it (0.3)")
     add("--lr-decay-epochs", type=count, metavar="N", help="every so many epochs (6)")
     add_run_options(add, "runs/svhn-MODEL-W-A-G")
@@ -155,12 +155,10 @@ def train(given):
     )  # fmt: skip
     if given.threads:
         threads.set_threads(given.threads)
-    digits, test, messages = load_digits(settings["data"], extra=settings["extra"], download=given.download)
-    print(*messages, sep="\n")
-    where = place_of(settings.pop("data"), digits)
-
     name = f"model {settings['model']} in ({','.join(map(str, settings['bits']))}) bits"
     if settings["method"]:
+        if given.lr_decay or given.lr_decay_epochs:
+            raise UsageError("expected --lr-decay or --method, which has a schedule of its own, found both")
         try:
             model = methods.build(settings["method"], "svhn", settings["bits"], model=settings["model"], seed=settings["seed"])
         except ValueError as error:
@@ -172,6 +170,10 @@ def train(given):
         model = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
         options = {"optimizer": Adam(model.parameters(), lr=settings["lr"], eps=1e-5),
                    "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"])}  # fmt: skip
+    digits, test, messages = load_digits(settings["data"], extra=settings["extra"], download=given.download)
+    print(*messages, sep="\n")
+    where = place_of(settings.pop("data"), digits)
+
     title = f"{name}, trained on {'generated digits, not SVHN' if digits.generated else digits.name}"
     trainer = Trainer(
         model, digits, test, epochs=epochs, batch_size=settings["batch_size"], seed=settings["seed"], **options,

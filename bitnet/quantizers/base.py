@@ -1,6 +1,7 @@
 """What every quantizer is."""
 
 from contextlib import contextmanager
+from numbers import Integral
 
 from bitnet.codes import Codes
 from bitnet.functional import as_tensor
@@ -10,14 +11,14 @@ from bitnet.tensor import Function
 class Quantizer:
     """Turns real numbers into codes of ``bits`` bits.
 
-    Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients flow through it, ``grad(saved,
-    grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods have levels that no code stands
-    for, or none at all for a while; theirs return a float array, and what consumes it runs in float.
+    Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients do not just pass straight through,
+    ``grad(saved, grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods have levels that no
+    code stands for, or none at all for a while; theirs return a float array, and what consumes it runs in float.
 
     Attributes
     ----------
     training : what is drawn at random is drawn in training only; modules switch it together with themselves
-    one_scale : has a weight's codes a single scale? Otherwise the layer's block is not fused
+    one_scale : is a weight always codes, of a single scale? Otherwise the layer's block is not fused
     initial_scales : numbers that a layer learns beside its weight and hands to ``__call__``; None: there are none
     """
 
@@ -26,7 +27,7 @@ class Quantizer:
     initial_scales = None
 
     def __init__(self, bits):
-        if bits not in range(1, 9):
+        if not isinstance(bits, Integral) or not 1 <= bits <= 8:
             raise ValueError(f"a quantizer has 1 to 8 bits, got {bits!r} (32 bits, full precision, is no quantizer at all)")
         self.bits = bits
 
@@ -44,8 +45,8 @@ class Quantizer:
         raise NotImplementedError
 
     def grad(self, saved, grad_output):
-        """Gradient with respect to the real input, from the one with respect to the quantized output."""
-        raise NotImplementedError
+        """Gradient with respect to the real input, from the one with respect to the quantized output: the same, here."""
+        return grad_output
 
     def __call__(self, x, *scales):
         """Quantize a tensor, where the quantizer has learned scales with a tensor of these; the result holds codes."""

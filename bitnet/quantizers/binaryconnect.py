@@ -12,7 +12,7 @@ def hard_sigmoid(x):
     return np.clip((x + 1) / 2, 0, 1)
 
 
-def binarize(x, stochastic):
+def binarize(x, stochastic=False):
     """+-1 codes of an array: its signs, sign(0) = +1; or +1 with probability ``hard_sigmoid(x)``."""
     values = random.uniform(x.shape) < hard_sigmoid(x) if stochastic else x >= 0
     return values.view(np.uint8)
@@ -43,6 +43,3 @@ class BinaryConnectWeight(Quantizer):
         if self.stochastic and not self.training:
             return array, None
         return Codes(binarize(array / array.dtype.type(self.H), self.stochastic), 1, "bipolar", self.H), None
-
-    def grad(self, saved, grad_output):
-        return grad_output

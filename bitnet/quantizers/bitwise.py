@@ -8,6 +8,7 @@ import numpy as np
 
 from bitnet.codes import Codes
 from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.binaryconnect import binarize
 from bitnet.quantizers.twn import ternary
 
 
@@ -24,6 +25,10 @@ class BitwiseWeight(Quantizer):
     Parameters
     ----------
     zeros : share of weights that are 0, in [0, 1); more become 0 where magnitudes are equal
+
+    Raises
+    ------
+    ValueError : a share outside these bounds.
     """
 
     def __init__(self, zeros=0.0):
@@ -36,13 +41,10 @@ class BitwiseWeight(Quantizer):
         count = int(self.zeros * array.size)
         if count == 0:
             if self.bits == 1:
-                return Codes((array >= 0).view(np.uint8), 1, "bipolar", 1.0), None
-            return Codes(2 * (array >= 0).view(np.uint8), 2, "ternary", 1.0), None
+                return Codes(binarize(array), 1, "bipolar", 1.0), None
+            return Codes(2 * binarize(array), 2, "ternary", 1.0), None
         beta = np.partition(np.abs(array).ravel(), count - 1)[count - 1]
         return Codes(ternary(array, beta), 2, "ternary", 1.0), None
-
-    def grad(self, saved, grad_output):
-        return grad_output
 
 
 class BitwiseActivation(Quantizer):
@@ -57,14 +59,20 @@ class BitwiseActivation(Quantizer):
     Parameters
     ----------
     slope : positive, 1 / sqrt(number of inputs) for sums of that many signs
+
+    Raises
+    ------
+    ValueError : a slope that is not positive.
     """
 
     def __init__(self, slope=1.0):
         super().__init__(1)
+        if not slope > 0:
+            raise ValueError(f"the slope must be positive, got {slope}")
         self.slope = slope
 
     def encode_and_save(self, array):
-        return Codes((array >= 0).view(np.uint8), 1, "bipolar", 1.0), array
+        return Codes(binarize(array), 1, "bipolar", 1.0), array
 
     def grad(self, saved, grad_output):
         t = np.tanh(saved * saved.dtype.type(self.slope))

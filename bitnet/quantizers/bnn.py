@@ -13,6 +13,10 @@ class BNNWeight(Quantizer):
     Forward, deterministic: w_q = sign(w), sign(0) = +1
     Forward, stochastic:    w_q = +1 with probability hard_sigmoid(w), else -1; evaluation takes the sign
     Backward:               dw = dw_q; the latent weight is clipped to [-1, 1] after each update (``optimizers.clip_rule``)
+
+    Parameters
+    ----------
+    stochastic : draw the signs in training
     """
 
     def __init__(self, stochastic=False):
@@ -21,9 +25,6 @@ class BNNWeight(Quantizer):
 
     def encode_and_save(self, array):
         return Codes(binarize(array, self.stochastic and self.training), 1, "bipolar", 1.0), None
-
-    def grad(self, saved, grad_output):
-        return grad_output
 
 
 class BNNActivation(Quantizer):
@@ -35,6 +36,10 @@ class BNNActivation(Quantizer):
 
     The authors' Theano code is deterministic throughout; their Torch code draws the activations in training by default. The two
     published sets of results differ by that.
+
+    Parameters
+    ----------
+    stochastic : draw the signs in training
     """
 
     def __init__(self, stochastic=False):
@@ -53,6 +58,10 @@ class BinaryInput(Quantizer):
 
     Forward:  a_q = +1 where x >= threshold, else -1
     Backward: none, there is nothing to train before the first layer; the gradient is passed on
+
+    Parameters
+    ----------
+    threshold : of the pixels, which are in [0, 1)
     """
 
     def __init__(self, threshold=0.5):
@@ -62,9 +71,6 @@ class BinaryInput(Quantizer):
     def encode_and_save(self, array):
         return Codes((array >= self.threshold).view(np.uint8), 1, "bipolar", 1.0), None
 
-    def grad(self, saved, grad_output):
-        return grad_output
-
 
 class PixelInput(Quantizer):
     """Pixels as the 8-bit numbers that they were, so that a first layer runs on integers too.
@@ -73,8 +79,8 @@ class PixelInput(Quantizer):
     Backward: none, there is nothing to train before the first layer; the gradient is passed on
 
     A layer's sum is then that of 8 bit planes, s = sum over n of 2**(n - 1) * (x^n . w_q), the formula of the paper's section
-    on the first layer. Its pixels in [-1, 1] are (2 / 255) times ours minus 1, which a batch norm after the layer takes back
-    as long as no zeros are padded.
+    on the first layer. Its pixels in [-1, 1] are (2 / 255) times these 8-bit numbers minus 1, which a batch norm after the
+    layer takes back as long as no zeros are padded.
     """
 
     def __init__(self):
@@ -82,6 +88,3 @@ class PixelInput(Quantizer):
 
     def encode_and_save(self, array):
         return Codes(np.rint(np.clip(array * 256, 0, 255)).astype(np.uint8), 8, "unsigned", 1 / 256), None
-
-    def grad(self, saved, grad_output):
-        return grad_output

@@ -4,11 +4,14 @@ The space Z_N between -1 and 1 has 2**N + 1 numbers, 2**(1 - N) apart; N = 1: {-
 live in such a space all the time: ``layers.DiscreteParameter``, moved by ``optimizers.DST``.
 """
 
+from numbers import Integral
+
 import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
 from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.binaryconnect import binarize
 
 WINDOWS = ("rectangular", "triangular")
 
@@ -21,7 +24,7 @@ def _space(places, N):
 
 
 def _check(N):
-    if N not in range(8):
+    if not isinstance(N, Integral) or not 0 <= N <= 7:
         raise ValueError(f"the discrete space Z_N has N from 0 to 7, got {N!r}")
     return N
 
@@ -35,8 +38,8 @@ class GXNORActivation(Quantizer):
         "rectangular"  dx = da_q * height / (2 a)                       where ||x| - r_i| <= a
         "triangular"   dx = da_q * height / a * (1 - ||x| - r_i| / a)   there
 
-    The defaults r = a = 0.5 are those ascribed to the paper; the authors' program has r = 1 and a = 0.5. Where the windows of
-    several steps overlap they add up (this project's reading for N >= 2).
+    The defaults r = a = 0.5 are those ascribed to the paper; the authors' program has r = 1 and a = 0.5, and there |x| = r
+    gives +-1. Where the windows of several steps overlap they add up (this project's reading for N >= 2).
 
     Parameters
     ----------
@@ -44,13 +47,17 @@ class GXNORActivation(Quantizer):
     r : half width of what becomes 0 (N >= 1), at most 1, below 1 for N >= 2
     a : half width of a window
     window : "rectangular" or "triangular"
+
+    Raises
+    ------
+    ValueError : a space, width or window outside these bounds.
     """
 
     def __init__(self, N=1, r=0.5, a=0.5, window="rectangular"):
         super().__init__(_check(N) + 1)
         if window not in WINDOWS:
             raise ValueError(f"GXNOR's window must be one of {', '.join(WINDOWS)}, got {window!r}")
-        if not 0 <= r <= 1 or (N >= 2 and r == 1) or a <= 0:
+        if not 0 <= r <= 1 or (N >= 2 and r == 1) or not a > 0:
             raise ValueError(f"GXNOR's steps need 0 <= r <= 1 (below 1 for N >= 2) and a > 0, got {r} and {a}")
         self.N, self.a, self.window = N, a, window
         count = 1 << N >> 1
@@ -58,7 +65,7 @@ class GXNORActivation(Quantizer):
 
     def encode_and_save(self, array):
         if self.N == 0:
-            return _space((array >= 0).view(np.uint8), 0), array
+            return _space(binarize(array), 0), array
         places = np.full(array.shape, len(self.steps), np.uint8)
         for step in self.steps:
             places += (array > step).view(np.uint8)
@@ -79,7 +86,7 @@ class GXNORActivation(Quantizer):
 class GXNORWeight(Quantizer):
     """The space of discrete weights, and how an update moves in it (DST, discrete state transition).
 
-    Forward:  the nearest number of Z_N
+    Forward:  the nearest number of Z_N; halfway between two, the one whose place is even (N = 0: 0 goes to -1)
     Backward: dw = dw_q
     Update:   of a weight w by a real dw, with dz the distance of neighbours in Z_N:
         rho = clip(w + dw, -1, 1) - w;  kappa = trunc(rho / dz);  nu = rho - kappa * dz
@@ -89,11 +96,15 @@ class GXNORWeight(Quantizer):
     ----------
     N : the space, see the top of this file; 0 and 1 are codes
     m : the larger, the more readily a weight jumps; 3 in the authors' program
+
+    Raises
+    ------
+    ValueError : a space outside 0 to 7.
     """
 
     def __init__(self, N=1, m=3.0):
         super().__init__(_check(N) + 1)
-        self.N, self.m = N, m
+        self.N, self.m, self.one_scale = N, m, N < 2
 
     def places(self, array):
         """Where in Z_N the numbers nearest to an array are: uint8, 0 .. 2**N."""
@@ -105,9 +116,6 @@ class GXNORWeight(Quantizer):
 
     def encode_and_save(self, array):
         return self.at(self.places(array)), None
-
-    def grad(self, saved, grad_output):
-        return grad_output
 
     def move(self, places, update):
         """Places after an update by the float array ``update``; takes one draw of ``bitnet.random``."""

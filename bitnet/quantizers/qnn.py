@@ -30,14 +30,20 @@ class QNNLinear(Quantizer):
     low, high : bounds; low is 0 or -high
     step : distance of levels, or None
     stochastic : in training, round to one of the two next levels, right on average (the paper: zero-mean noise before rounding)
+
+    Raises
+    ------
+    ValueError : other bits or bounds; a step of which ``high`` is no multiple, or which makes more than 2**bits levels.
     """
 
     def __init__(self, bits, low=-1.0, high=1.0, step=None, stochastic=False):
         super().__init__(bits)
         if not high > 0 or low not in (0, -high):
             raise ValueError(f"linear quantization needs high > 0 and low = 0 or -high, got {low} and {high}")
-        if step is not None and not (0 < step <= high and np.rint((high - low) / step) < 1 << bits):
-            raise ValueError(f"steps of {step} from {low} to {high} must be at least 2 and at most {1 << bits} levels")
+        if step is not None and not (0 < step <= high and np.isclose(high / step, np.rint(high / step))
+                                     and np.rint((high - low) / step) < 1 << bits):
+            raise ValueError(f"steps of {step} from {low} to {high} must meet {high} and make 2 to {1 << bits} levels")
+        self.one_scale = step is None or low == 0 or step == high  # else real numbers
         self.low, self.high, self.step, self.stochastic = low, high, step, stochastic
 
     def encode_and_save(self, array):
@@ -82,6 +88,10 @@ class QNNLogarithmic(Quantizer):
     signed : both signs (weights), or what is below 0 becomes 0 (activations)
     largest : exponent of the largest power
     stochastic : in training, round the exponent to one of the two next ones at random
+
+    Raises
+    ------
+    ValueError : bits outside these bounds.
     """
 
     def __init__(self, bits, signed=False, largest=0, stochastic=False):
@@ -90,6 +100,7 @@ class QNNLogarithmic(Quantizer):
             raise ValueError(f"signed powers of two need 2 to 8 bits, one of them for the sign, got {bits}")
         self.signed, self.largest, self.stochastic = signed, largest, stochastic
         self.powers = (1 << (bits - signed)) - 1
+        self.one_scale = not signed and self.powers <= 8  # else real numbers
 
     def encode_and_save(self, array):
         high = 2.0 ** self.largest
@@ -104,7 +115,7 @@ class QNNLogarithmic(Quantizer):
         else:
             power = ap2(magnitude)
         power = np.where(power >= 2.0 ** smallest, power, 0)
-        if self.signed or self.powers > 8:
+        if not self.one_scale:
             return (np.sign(x) * power).astype(array.dtype), inside
         return Codes((power * 2.0 ** -smallest).astype(np.uint8), self.powers, "unsigned", 2.0 ** smallest), inside
 

@@ -31,6 +31,10 @@ class StaircaseWeight(Quantizer):
     bits : 1 to 8
     c : hardness, may be set at any time
     backward : "identity", "match" or "clip"
+
+    Raises
+    ------
+    ValueError : bits outside 1 to 8, or another backward.
     """
 
     one_scale = False  # as long as it is real
@@ -95,13 +99,16 @@ def hardness(progress, first=1.0, last=1000.0, spacing="geometric"):
     Returns
     -------
     c : float
+
+    Raises
+    ------
+    ValueError : another spacing.
     """
-    grid = np.geomspace(first, last, 257)
     if spacing == "geometric":
         return float(first * (last / first) ** progress)
     if spacing != "equal":
         raise ValueError(f'the spacing must be "geometric" or "equal", got {spacing!r}')
-    x = np.linspace(-1, 1, 4001)
+    grid, x = np.geomspace(first, last, 257), np.linspace(-1, 1, 4001)
     curves = np.tanh(grid[:, None] * x) / np.tanh(grid[:, None])
     moved = np.concatenate([[0], np.cumsum(np.sqrt(np.mean(np.diff(curves, axis=0) ** 2, axis=1)))])
     return float(np.interp(progress * moved[-1], moved, grid))

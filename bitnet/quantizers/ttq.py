@@ -30,6 +30,10 @@ class TTQWeight(Quantizer):
     t : share of the largest magnitude below which a weight is 0
     sparsity : instead of t, the share of weights that is 0, as the authors' program also offers (weights taken by magnitude)
     gradient : "exact" or "paper", of W_n
+
+    Raises
+    ------
+    ValueError : another gradient, or a share outside [0, 1).
     """
 
     one_scale = False
@@ -39,8 +43,8 @@ class TTQWeight(Quantizer):
         super().__init__(2)
         if gradient not in GRADIENTS:
             raise ValueError(f"TTQ's gradient of W_n must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-        if sparsity is not None and not 0 <= sparsity < 1:
-            raise ValueError(f"TTQ's share of zeros must be in [0, 1), got {sparsity}")
+        if not 0 <= t < 1 or (sparsity is not None and not 0 <= sparsity < 1):
+            raise ValueError(f"TTQ's t and share of zeros must be in [0, 1), got {t} and {sparsity}")
         self.t, self.sparsity, self.gradient = t, sparsity, gradient
 
     def encode_and_save(self, array, scales):

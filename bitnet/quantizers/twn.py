@@ -25,6 +25,10 @@ class TWNWeight(Quantizer):
     ----------
     factor : of the mean magnitude
     per : "layer" or "filter"
+
+    Raises
+    ------
+    ValueError : another ``per``.
     """
 
     def __init__(self, factor=0.7, per="layer"):
@@ -45,6 +49,3 @@ class TWNWeight(Quantizer):
             large = codes != 1
             alpha = np.sum(magnitude, axis=axes, dtype=np.float64, where=large) / np.maximum(large.sum(axis=axes), 1)
         return Codes(codes, 2, "ternary", alpha, per="filter"), None
-
-    def grad(self, saved, grad_output):
-        return grad_output

@@ -8,6 +8,7 @@ import numpy as np
 
 from bitnet.codes import Codes
 from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.binaryconnect import binarize
 from bitnet.quantizers.dorefa import DoReFaWeight
 
 GRADIENTS = ("paper", "code", "exact")
@@ -36,7 +37,16 @@ class XNORWeight(Quantizer):
                  sign: the paper's formula with its sum over the filter carried out
 
     The authors' code also subtracts from the latent weights their mean over input channels and clips them to [-1, 1], each step
-    (``optimizers.centre_rule``, ``optimizers.clip_rule``).
+    (``optimizers.centre_rule``, ``optimizers.clip_rule``). Of a single input channel nothing is left by that, and the "code"
+    gradient is 0.
+
+    Parameters
+    ----------
+    gradient : "paper", "code" or "exact"
+
+    Raises
+    ------
+    ValueError : another gradient.
     """
 
     one_scale = False
@@ -50,7 +60,7 @@ class XNORWeight(Quantizer):
     def encode_and_save(self, array):
         axes = tuple(range(array.ndim - 1))
         alpha = np.abs(array).mean(axis=axes, dtype=np.float64)
-        return Codes((array >= 0).view(np.uint8), 1, "bipolar", alpha, per="filter"), (array, alpha)
+        return Codes(binarize(array), 1, "bipolar", alpha, per="filter"), (array, alpha)
 
     def grad(self, saved, grad_output):
         w, alpha = saved
@@ -77,7 +87,7 @@ class XNORActivation(Quantizer):
         super().__init__(1)
 
     def encode_and_save(self, array):
-        return Codes((array >= 0).view(np.uint8), 1, "bipolar", 1.0), np.abs(array) < 1
+        return Codes(binarize(array), 1, "bipolar", 1.0), np.abs(array) < 1
 
     def grad(self, saved, grad_output):
         return grad_output * saved

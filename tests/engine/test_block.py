@@ -8,7 +8,7 @@ from bitnet.functional import ConvBlock, FirstBlock
 from bitnet.kernels import block as kernels
 from bitnet.kernels import threads
 from bitnet.layers import conv_block, first_block
-from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
+from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight, GXNORWeight, QNNLinear, QNNLogarithmic
 
 
 class Parts:
@@ -163,8 +163,13 @@ class Nearest(DoReFaGradient):
     lambda parts: setattr(parts, "pool", layers.MaxPool(2, 1)),
     lambda parts: setattr(parts, "x", Tensor(parts.x.data, requires_grad=True)),
     lambda parts: parts.norm.eval(),
+    lambda parts: setattr(parts, "norm", layers.LowPrecisionBatchNorm(18, 3)),
+    lambda parts: setattr(parts.conv, "weight_quantizer", QNNLinear(3, step=0.5)),
+    lambda parts: setattr(parts.conv, "weight_quantizer", QNNLogarithmic(3, signed=True)),
+    lambda parts: setattr(parts.conv, "weight_quantizer", GXNORWeight(2)),
 ], ids=["float weight", "float gradient", "input quantizer", "bias", "relu", "own activation", "own gradient", "padded pool",
-        "overlapping pool", "float input", "evaluation with gradients"])
+        "overlapping pool", "float input", "evaluation with gradients", "low precision norm", "linear weight without codes",
+        "logarithmic weight", "weight in many places"])
 def test_what_cannot_be_fused_runs_in_parts(change):
     results = []
     for block in (Parts.fused, Parts.unfused):

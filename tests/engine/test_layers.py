@@ -118,6 +118,16 @@ class TestBatchNorm:
         assert norm.gamma.data.tolist() == [1, 1] and norm.beta.data.tolist() == [0, 0]
 
 
+def test_evaluated_statistics_are_those_of_their_time():
+    norm, x = layers.BatchNorm(3), Tensor(np.arange(12, dtype=np.float32).reshape(4, 3), requires_grad=True)
+    norm.eval()
+    y = norm(x)
+    norm.train()
+    norm(Tensor(np.full((4, 3), 50.0, np.float32)))  # moves the running statistics before y's gradient is asked for
+    y.sum().backward()
+    np.testing.assert_allclose(norm.gamma.grad, x.data.sum(axis=0), rtol=1e-3)
+
+
 def test_dropout_acts_in_training_only():
     drop, x = layers.Dropout(0.5), Tensor(np.ones((10, 100), np.float32))
     assert (drop(x).data == 0).any()

@@ -249,7 +249,8 @@ def test_stochastic_linear_quantization_is_right_on_average(options):
 
 @pytest.mark.parametrize("options, message", [
     ({"bits": 2, "low": -2}, "low = 0 or -high, got -2 and 1.0"), ({"bits": 2, "high": 0}, "high > 0"),
-    ({"bits": 2, "step": 0.1}, "at most 4 levels"), ({"bits": 2, "step": 3}, "at least 2"),
+    ({"bits": 2, "step": 0.1}, "2 to 4 levels"), ({"bits": 2, "step": 3}, "2 to 4 levels"),
+    ({"bits": 3, "step": 0.7}, "must meet 1.0"), ({"bits": 2.0}, "1 to 8 bits, got 2.0"),
 ])
 def test_bounds_of_linear_quantization_are_checked(options, message):
     with pytest.raises(ValueError, match=message):

@@ -136,6 +136,11 @@ def test_discrete_parameters_keep_bytes_and_nothing_else():
     layer.weight = weight
     layer.load_state_dict({"weight": np.array([[0, 1], [2, 0]], np.uint8)})
     assert layer.weight.data.tolist() == [[-1, 0], [1, -1]]
+    for wrong in (np.array([[0, 1], [3, 0]], np.uint8), np.zeros((2, 2), np.float32)):
+        with pytest.raises(ValueError, match=r"weight takes the places .* integers from 0 to 2"):
+            layer.load_state_dict({"weight": wrong})
+    assert layer.weight.data.tolist() == [[-1, 0], [1, -1]]
+    assert "float32" in repr(layers.DiscreteParameter(np.zeros(3), GXNORWeight(2)))
 
 
 def test_dst_moves_discrete_weights_and_trains_others():
@@ -316,6 +321,16 @@ def test_a_teacher_is_listened_to_after_a_third_of_the_run(digits, monkeypatch):
     assert len(asked) == 20 and all(count == 20 for count in asked)  # of 30 steps
 
 
+def test_a_teacher_that_was_just_trained_stays_as_it_is(digits, monkeypatch):
+    teacher = small("qnn", monkeypatch)  # with batch norm and dropout
+    assert teacher.training
+    before = teacher.state_dict()
+    trainer_of(small("bnn", monkeypatch), digits, epochs=1, teacher=teacher).run()
+    assert not teacher.training
+    for name, value in teacher.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 def test_latent_weights_stay_within_their_bounds(digits, monkeypatch):
     trainer = trainer_of(small("bnn", monkeypatch), digits, epochs=2)
     trainer.run()
@@ -365,6 +380,8 @@ def test_svhn_networks_of_methods():
     (lambda: methods.get("tnw"), "the method must be one of float, dorefa, .*, got 'tnw'"),
     (lambda: methods.build("twn", bits=(1, 32, 32)), "twn has 2 bits for W, got 1"),
     (lambda: methods.build("bnn", bits=(1, 2, 32)), "bnn has 1 bits for A, got 2"),
+    (lambda: methods.MethodNetwork("bitwise"), "bitwise has a network of its own"),
+    (lambda: methods.training_of(methods.BitwiseNetwork(8), lr=0), "the learning rate must be positive, got 0"),
     (lambda: methods.build("bnn", network="svhn"), "there is no network 'svhn' .* for the data set 'mnist'"),
     (lambda: methods.build("bitwise", "svhn"), "bitwise is a multilayer perceptron for MNIST, got 'svhn'"),
     (lambda: methods.build("bnn")(normal(2, 28, 28, 3)), r"images of shape \(N, 28, 28, 1\), got \(2, 28, 28, 3\)"),

@@ -64,12 +64,24 @@ def test_it_goes_on_where_it_was_stopped(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", stopping)
         code, out, _ = run("--methods", "dorefa", "bnn")
-    assert code == 130 and "go on with the same command" in out and not (run.out / "results.json").exists()
+    assert code == 130 and "go on with the same command" in out and rows(run.out) == {}
     code, out, _ = run("--methods", "dorefa", "bnn")
     assert code == 0 and "continuing with step" in out and set(rows(run.out)) == {"dorefa", "bnn"}
     # what is finished is not trained again, another method is added
     code, out, _ = run("--methods", "dorefa", "xnor")
     assert code == 0 and "dorefa:" not in out and set(rows(run.out)) == {"dorefa", "bnn", "xnor"}
+
+
+def test_results_of_another_budget_or_of_other_data_are_not_mixed(run, svhn):
+    assert run("--methods", "bnn")[0] == 0
+    kept = (run.out / "results.json").read_bytes()
+    for more, part in ((["--minutes", "3"], "expected results of 3 minutes each on"), ([], "--out names another folder")):
+        code, _, err = run("--methods", "bnn", *more, **({} if more else {"data": "synthetic"}))
+        assert code == 2 and len(err.splitlines()) == 1 and part in err
+        assert (run.out / "results.json").read_bytes() == kept
+    (run.out / "results.json").write_text("{")
+    code, _, err = run("--methods", "bnn")
+    assert code == 2 and "results.json: expected results of this script, found something else" in err
 
 
 def test_dorefas_table(run, svhn):

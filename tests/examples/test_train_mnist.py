@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitnet import models, save
 from bitnet.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -60,6 +61,12 @@ def test_bits_models_rates_and_a_teacher(run, tmp_path, predict, mnist, capsys):
     Image.fromarray(np.full((28, 28), 100, np.uint8)).save(tmp_path / "digit.png")
     assert predict.main([str(run.out / "checkpoint.h5"), str(tmp_path / "digit.png")]) == 0
     assert str(tmp_path / "digit.png") in capsys.readouterr().out
+
+
+def test_a_teacher_for_other_images(run, tmp_path):
+    save(tmp_path / "svhn.h5", models.svhn("D"))
+    code, _, err = run("--teacher", str(tmp_path / "svhn.h5"))
+    assert code == 2 and "svhn.h5: expected a network for MNIST as the teacher" in err and not run.out.exists()
 
 
 @pytest.mark.parametrize("options, parts", [

@@ -304,6 +304,10 @@ class TestErrors:
         refused(run(option, value), part)
         assert not run.out.exists()
 
+    def test_a_schedule_for_a_method_that_has_its_own(self, run):
+        refused(run("--method", "twn", "--lr-decay", "0.5"), "expected --lr-decay or --method")
+        assert not run.out.exists()
+
     def test_missing_data(self, run, tmp_path):
         refused(run("--data", str(tmp_path / "nothing")), "expected train_32x32.mat", "found no such folder")
         assert not run.out.exists()
