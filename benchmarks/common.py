@@ -22,6 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bitnet import dispatch, execution, models
+from bitnet.kernels import peak as limits
 from bitnet.kernels import threads
 
 BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
@@ -222,6 +223,19 @@ def machine(given):
             "target": numba.config.CPU_NAME or "host", "families": list(execution.FAMILIES), "load_before": load,
             "disturbed": load is not None and load > BUSY,
             "python": platform.python_version(), **versions}
+
+
+def begin(given):
+    """Tell what is measured on; (facts for the JSON file, limits of the machine), with all peers on the threads asked for."""
+    about = machine(given)
+    print_machine(about, given)
+    if installed("torch"):
+        import torch_peer
+
+        torch_peer.set_threads(given.threads)
+    peak = limits.measure(given.quick)
+    print(limits.describe(peak, given.threads), LEGEND, "", sep="\n")
+    return about, peak
 
 
 def print_machine(about, given):

@@ -19,7 +19,6 @@ import pictures
 
 from bitnet import Codes, execution, use_kernels
 from bitnet.functional import same_padding
-from bitnet.kernels import peak as limits
 from bitnet.kernels import popcount, products
 from bitnet.kernels.geometry import Conv
 from bitnet.kernels.packing import pack_channels
@@ -237,14 +236,7 @@ class Work:
 
 def main(argv=None):
     given = common.options("conv.py", __doc__, argv)
-    about = common.machine(given)
-    common.print_machine(about, given)
-    if common.installed("torch"):
-        import torch_peer
-
-        torch_peer.set_threads(given.threads)
-    peak = limits.measure(given.quick)
-    print(limits.describe(peak, given.threads), common.LEGEND, "", sep="\n")
+    about, peak = common.begin(given)
     table, rows = common.Table(), []
     for layer in QUICK_LAYERS if given.quick else LAYERS:
         work = Work(layer, given)

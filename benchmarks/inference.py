@@ -16,7 +16,6 @@ import train_step
 
 import bitnet
 from bitnet import Tensor, execution, models, no_grad, use_kernels
-from bitnet.kernels import peak as limits
 
 FLOAT = train_step.FLOAT
 
@@ -81,14 +80,7 @@ def contenders(name, batch, given):
 
 def main(argv=None):
     given = common.options("inference.py", __doc__, argv, bits=True)
-    about = common.machine(given)
-    common.print_machine(about, given)
-    if common.installed("torch"):
-        import torch_peer
-
-        torch_peer.set_threads(given.threads)
-    peak = limits.measure(given.quick)
-    print(limits.describe(peak, given.threads), common.LEGEND, "", sep="\n")
+    about, peak = common.begin(given)
     table, rows = common.Table(), []
     for name in ("C",) if given.quick else ("A", "C"):
         for batch in (1, 128):

@@ -17,7 +17,6 @@ import numpy as np
 import pictures
 
 from bitnet import execution, functional, models, optimizers, use_kernels
-from bitnet.kernels import peak as limits
 
 BATCH = 128
 FLOAT = (32, 32, 32)
@@ -107,14 +106,7 @@ def peak_memory(name, rows, given):
 
 def main(argv=None):
     given = common.options("train_step.py", __doc__, argv, bits=True)
-    about = common.machine(given)
-    common.print_machine(about, given)
-    if common.installed("torch"):
-        import torch_peer
-
-        torch_peer.set_threads(given.threads)
-    peak = limits.measure(given.quick)
-    print(limits.describe(peak, given.threads), common.LEGEND, "", sep="\n")
+    about, peak = common.begin(given)
     table, rows, data = common.Table(), [], batches(4, BATCH)
     for name in ("C",) if given.quick else ("A", "C"):
         found = common.measure(contenders(name, given, data), peak, 3 if given.quick else 9)
