@@ -168,7 +168,7 @@ METHODS = {
         free="A", **_BINARY_MLP, **_LATENT, note="activations 0 and powers of two; A bits are 2**A - 1 powers"),
     "gxnor": Method(
         "Gated XNOR", "1705.09283", (2, 2, 32), ("gxnor_weight", {}), ("gxnor_activation", {}), ends=True, last_norm=True,
-        loss="squared hinge", optimizer="dst", lr=1e-1, last_lr=1e-3, batch_size=200, epochs=20,
+        loss="squared hinge", optimizer="dst", lr=1e-1, last_lr=1e-5, batch_size=200, epochs=20,
         published={"mnist": (0.68, "LeNet, about"), "svhn": (5.88, "about")}, note="no float copy of a weight anywhere"),
     "graham": Method(
         "Low-precision batch-normalized activations", "1702.08231", (32, 2, 32), norm="low precision", free="A",
