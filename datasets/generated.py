@@ -1,9 +1,13 @@
-"""House numbers drawn by a program, for where SVHN is not at hand. Not SVHN, and labelled as generated everywhere.
+"""Digits drawn by a program, for where a data set is not at hand. Labelled as generated everywhere.
 
-Each picture goes the way of a real one:
+In the place of SVHN, house numbers. Each picture goes the way of a real one:
 
     number in a font, on a wall or a plaque --camera: pose, light, blur--> R x R pixels of a "photograph",
     R = 12..64 --noise, JPEG-like loss--> --bicubic--> 32 x 32 --bilinear--> size x size
+
+In the place of MNIST, single digits, bright on black, as if by many hands:
+
+    digit in a font --turned, slanted, bent--> ink fitted into 20 x 20 --its mass in the middle--> 28 x 28
 
 A picture depends on (seed, split, index) only, so a longer set begins with the shorter one. The fonts are those inside
 Matplotlib and Pillow: nothing is fetched, and another version of them may draw slightly differently.
@@ -17,11 +21,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.fft import dctn, idctn
+from scipy.ndimage import center_of_mass, map_coordinates
 from tqdm import tqdm
 
 from .cache import Source, cached
 from .digits import DataError, Digits
-from .images import CROP, luminance, resize
+from .images import CROP, resize
 
 VERSION = 2  # raise it when any picture would change
 TRAIN_COUNT, TEST_COUNT = 8000, 1000
@@ -76,40 +81,41 @@ def load_generated(split, count=None, size=40, seed=0, cache_dir=None):
     return digits
 
 
-def read_generated(split, count, size, seed, cache_dir=None, grey=False):
-    """Like load_generated, with its messages: (digits, messages). ``grey``: images (N, size, size, 1), luminance alone."""
+def read_generated(split, count, size, seed, cache_dir=None, plain=False):
+    """Like load_generated, with its messages: (digits, messages). ``plain``: as MNIST's, images (N, size, size, 1)."""
     if split not in _SPLITS:
         raise DataError(f"expected the split train or test of the generated digits, found {split!r}")
     if count < 1 or seed < 0:
         raise DataError(f"expected at least 1 generated digit and a seed >= 0, found {count} and {seed}")
     images, labels, messages = cached(
-        f"generated-{split}-{size}{'-grey' * grey}",
+        f"generated-{split}-{size}{'-plain' * plain}",
         {"generator": VERSION, "split": split, "count": count, "seed": seed},
-        lambda: _source(split, count, size, seed, grey),
+        lambda: _source(split, count, size, seed, plain),
         size,
         cache_dir,
-        channels=1 if grey else 3,
+        channels=1 if plain else 3,
     )
     return Digits(images, labels, f"generated digits, {split}", generated=True), messages
 
 
-def read_both(counts, size, cache_dir, start, name, grey=False):
+def read_both(counts, size, cache_dir, start, name, plain=False):
     """Both splits in the place of a published data set ``name``: (train, test, messages, which begin with ``start``)."""
     (train, train_messages), (test, test_messages) = (
-        read_generated(split, count, size, 0, cache_dir, grey) for split, count in zip(("train", "test"), counts, strict=True)
+        read_generated(split, count, size, 0, cache_dir, plain) for split, count in zip(("train", "test"), counts, strict=True)
     )
     first = (
-        f"{start}the built-in generated digits{' in grey' * grey}, {len(train):,} for training and {len(test):,} for testing. "
-        f"They are drawn by a program: accuracies on them say nothing about {name}"
+        f"{start}the built-in generated digits{', bright on black' * plain}, {len(train):,} for training and {len(test):,} for "
+        f"testing. They are drawn by a program: accuracies on them say nothing about {name}"
     )
     return train, test, [first, *train_messages, *test_messages]
 
 
-def _source(split, count, size, seed, grey):
+def _source(split, count, size, seed, plain):
     labels = np.array([_label(seed, split, index) for index in range(count)], np.uint8)
     indices = tqdm(range(count), f"drawing {split} digits", unit="", disable=None)
-    chunks = (resize(draw_digit(seed, split, index)[None], size) for index in indices)
-    return Source(labels, map(luminance, chunks) if grey else chunks)
+    if plain:
+        return Source(labels, (draw_plain(seed, split, index, size)[None] for index in indices))
+    return Source(labels, (resize(draw_digit(seed, split, index)[None], size) for index in indices))
 
 
 def _random(*key):
@@ -133,6 +139,31 @@ def draw_digit(seed, split, index):
     view = _camera(random, scene)
     pixels = _sensor(random, _light(random, view))
     return np.asarray(Image.fromarray(pixels).resize((CROP, CROP), Image.Resampling.BICUBIC))
+
+
+def draw_plain(seed, split, index, size=28):
+    """Picture number `index` of a split in the place of MNIST: uint8 (size, size, 1)."""
+    random = _random(seed, _SPLITS.index(split), index, 2)
+    name, stroke = _FONTS[random.integers(len(_FONTS))], int(random.choice([0, 0, 1, 2]))
+    glyph = np.asarray(_glyph(name, _label(seed, split, index), stroke), np.float32)
+    angle, slant, wide = random.normal(0, 0.13), random.normal(0, 0.18), random.uniform(0.8, 1.3)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, sin * wide], [slant * cos - sin, (slant * sin + cos) * wide]])
+    side, half = 96, np.array(glyph.shape) / 2
+    grid = (np.mgrid[:side, :side].reshape(2, -1) - side / 2) * 1.3
+    bend = [np.asarray(Image.fromarray(few).resize((side, side), Image.Resampling.BICUBIC)).reshape(-1)
+            for few in random.normal(0, 2.5, (2, 5, 5)).astype(np.float32)]  # a smooth field, in pixels of the glyph
+    ink = map_coordinates(glyph, turn @ grid + bend + half[:, None], order=1)
+    ink = Image.fromarray(ink.reshape(side, side).astype(np.uint8))
+    box = ink.point(lambda value: 255 * (value > 32)).getbbox()
+    room = size * 20 / 28 / max(box[2] - box[0], box[3] - box[1])
+    shape = max(1, round(room * (box[2] - box[0]))), max(1, round(room * (box[3] - box[1])))
+    digit = np.asarray(ink.resize(shape, Image.Resampling.BOX, box))
+    image = np.zeros((size, size, 1), np.uint8)
+    y, x = (int(np.clip(round(size / 2 - mass - 0.5), 0, size - length))
+            for mass, length in zip(center_of_mass(digit), digit.shape, strict=True))
+    image[y:y + digit.shape[0], x:x + digit.shape[1], 0] = digit
+    return image
 
 
 # --- the number on its wall ----------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
 
     Parameters
     ----------
-    data : None, "synthetic", or a folder   # None: MNIST in data/mnist where it is found, else the generated digits
+    data : None, "synthetic", or a folder   # None: MNIST in data/mnist where it is found, else generated digits
     download : bool                         # first fetch what the folder lacks; nothing else touches a network
     cache_dir : str, Path or None           # None: BITNET_CACHE, else the platform's cache folder
     base_url : str or None                  # None: BITNET_MNIST_URL, else a public mirror
@@ -68,7 +68,7 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
     if data == "synthetic":
         if download:
             raise DataError("expected a folder of MNIST with download, found data 'synthetic'")
-        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, "data: ", "MNIST", grey=True)
+        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, "data: ", "MNIST", plain=True)
     folder, messages = Path(data or DEFAULT_FOLDER).expanduser(), []
     if download:
         url = (base_url or os.environ.get("BITNET_MNIST_URL") or BASE_URL).rstrip("/") + "/"
@@ -77,7 +77,7 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
     missing = _missing(folder)
     if data is None and len(missing) == len(OFFICIAL):
         start = f"data: no MNIST in {folder}, --download fetches it; using "
-        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, start, "MNIST", grey=True)
+        return read_both((TRAIN_COUNT, TEST_COUNT), SIZE, cache_dir, start, "MNIST", plain=True)
     if missing:
         raise DataError(f"{folder}: expected {', '.join(missing)}, each with or without .gz, found {describe_folder(folder)}; "
                         "--download fetches what is missing")  # fmt: skip

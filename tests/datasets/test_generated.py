@@ -78,3 +78,26 @@ def test_not_solved_by_comparing_pixels_but_not_noise():
     # dark on light and light on dark alike: nearest neighbour in the absolute correlation does it often
     nearest = np.abs(features(test) @ features(train).T).argmax(1)
     assert (train.labels[nearest] == test.labels).mean() > 0.6
+
+
+def test_digits_in_the_place_of_mnist():
+    images = np.stack([generated.draw_plain(0, "train", index) for index in range(200)])
+    assert images.shape == (200, 28, 28, 1) and np.array_equal(images[7], generated.draw_plain(0, "train", 7))
+    rows, columns = images.max(axis=(2, 3)) > 0, images.max(axis=(1, 3)) > 0
+    longest = np.maximum(rows.sum(axis=1), columns.sum(axis=1))
+    assert (longest >= 18).all() and (longest <= 20).all()  # the ink fills 20 pixels, as MNIST's does
+    mass = images[..., 0].astype(np.float64)
+    mass /= mass.sum(axis=(1, 2), keepdims=True)
+    for axis in (1, 2):
+        assert (np.abs(mass.sum(axis=axis) @ (np.arange(28) - 13.5)) <= 0.51).mean() > 0.95
+    assert 25 < images.mean() < 50  # MNIST: 33
+
+
+def test_digits_in_the_place_of_mnist_are_as_easy():
+    def features(split, count):
+        images = [generated.draw_plain(0, split, index).ravel().astype(np.float64) for index in range(count)]
+        return images / np.linalg.norm(images, axis=1, keepdims=True), [generated._label(0, split, i) for i in range(count)]
+
+    (train, labels), (test, expected) = features("train", 1500), features("test", 300)
+    nearest = np.take(labels, (test @ train.T).argmax(axis=1))
+    assert 0.85 < (nearest == expected).mean() < 1  # MNIST, as many: about 0.92

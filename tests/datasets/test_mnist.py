@@ -49,7 +49,7 @@ def test_genuine(genuine):
     assert train.images.mean() == pytest.approx(33.318, abs=0.001)
 
 
-def test_without_mnist_generated_digits_in_grey(tmp_path, monkeypatch):
+def test_without_mnist_generated_digits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mnist, "TRAIN_COUNT", 12)
     monkeypatch.setattr(mnist, "TEST_COUNT", 10)
