@@ -278,10 +278,11 @@ class MethodNetwork(Module):
         self.config = {"name": "method", "method": method, "data": data, "bits": list(bits), "network": network, "model": model,
                        "seed": seed}
         self.recipe, (self.image, hidden) = recipe, NETWORKS[network]
-        self.flatten, self.latent = network == "mlp", []  # latent: layer, fan_in, fan_out of every quantized weight
+        self.flatten, self.latent = network == "mlp", []  # latent: layers whose quantized weights are kept as floats
         self._rng, self._method, self._bits = np.random.default_rng(seed), method, bits
         self.pixels = Activation(PixelInput()) if recipe.ends else None  # an 8-bit pixel is a code
-        self.drop = Dropout(recipe.dropout[0] if self.flatten else 0.0)
+        self._dropout = recipe.dropout if self.flatten else (0.0, 0.0)
+        self.drop = Dropout(self._dropout[0])
         width = SVHN_WIDTHS[model] if network == "svhn" else recipe.width if network == "mlp" else 1.0
         size, channels = ((1, 1), int(np.prod(self.image))) if self.flatten else (self.image[:2], self.image[2])
         for i, (outputs, filter_size, padding, pool) in enumerate(hidden):
@@ -295,8 +296,6 @@ class MethodNetwork(Module):
         self.fc = self._conv(channels, 10, 1, 0, recipe.ends, bias=not recipe.ends)
         if recipe.last_norm:
             self.bn = ShiftBatchNorm(10) if recipe.norm == "shift" else BatchNorm(10)
-        for layer, _, _ in self.latent:
-            layer.weight.weight_decay = recipe.weight_decay
         self.name_layers()
 
     def _block(self, channels, outputs, kernel, padding, pool, first, last):
@@ -312,7 +311,7 @@ class MethodNetwork(Module):
         if self._method == "dorefa" and last and a_bits != 32:  # clipped, not quantized, before a last layer in float
             return Block("conv norm pool clip", conv, BatchNorm(outputs), None, pool)
         return Block(recipe.order, conv, self._norm(recipe, outputs, a_bits), Activation(self._activation()), pool,
-                     recipe.dropout[1] if self.flatten else 0.0)
+                     self._dropout[1])
 
     def _activation(self):
         recipe, a_bits = self.recipe, self._bits[1]
@@ -339,8 +338,11 @@ class MethodNetwork(Module):
                 return layer
         if recipe.glorot:
             layer.weight.data = rng.uniform(-1, 1, layer.weight.shape).astype(np.float32)
-        area = int(np.prod(layer.weight.shape[:2]))
-        self.latent.append((layer, area * channels, outputs * (1 if kernel == layer.weight.shape[:2] else area)))
+            area = int(np.prod(layer.weight.shape[:2]))
+            fan_in, fan_out = area * channels, outputs * (1 if kernel == layer.weight.shape[:2] else area)
+            layer.weight.lr_factor = optimizers.glorot_factor(fan_in, fan_out, recipe.glorot == "power of two")
+        layer.weight.weight_decay = recipe.weight_decay
+        self.latent.append(layer)
         return layer
 
     @staticmethod
@@ -499,10 +501,8 @@ def training_of(model, lr=None, by_epoch=None, teacher=None, temperature=2.0):
     kind = {"adam": optimizers.Adam, "sgd": optimizers.SGD, "shift adamax": optimizers.ShiftAdaMax, "dst": optimizers.DST}
     optimizer = kind[recipe.optimizer](model.parameters(), lr, **recipe.options)
     rules = []
-    for layer, fan_in, fan_out in model.latent:
+    for layer in model.latent:
         functions = [optimizers.centre_rule()] if recipe.centre else []
-        if recipe.glorot:
-            layer.weight.lr_factor = optimizers.glorot_factor(fan_in, fan_out, recipe.glorot == "power of two")
         if recipe.clip is not None:
             functions.append(optimizers.clip_rule(recipe.clip))
         if functions:

@@ -23,7 +23,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv=None):
     parser = Parser(prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint or frozen.npz of a training script, or a saved model")
+    parser.add_argument("model", metavar="MODEL",
+                        help="a checkpoint of a training script, frozen.npz of train_svhn.py, or a saved model")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
     given = parser.parse_args(argv)
     try:

@@ -18,7 +18,8 @@ ROWS = 256       # pixels of one tile of an image, about
 SEGMENT = 512    # numbers in a loop over pixels and channels
 
 
-def _blocks(size):
+def blocks(size):
+    """How many tiles of ``BLOCK`` elements an array of that size has."""
     return -(-size // BLOCK)
 
 
@@ -46,7 +47,7 @@ def encode_sign(w):
     codes : uint8 array of w's shape, 1 where w >= 0
     mean : float, of |w|, summed in float64
     """
-    codes, partial = np.empty(w.shape, np.uint8), np.empty(_blocks(w.size))
+    codes, partial = np.empty(w.shape, np.uint8), np.empty(blocks(w.size))
     threads.run(_encode_sign, len(partial), w.reshape(-1), codes.reshape(-1), partial)
     return codes, float(partial.sum() / w.size)
 
@@ -73,7 +74,7 @@ def sums_by_code(x, codes, bits):
     sums : float64 array of 2**bits
     counts : int64 array of 2**bits, numbers in each sum
     """
-    shape = _blocks(x.size), 1 << bits
+    shape = blocks(x.size), 1 << bits
     partial, counts = np.zeros(shape), np.zeros(shape, np.int64)
     threads.run(_sums_by_code, shape[0], x.reshape(-1), codes.reshape(-1), partial, counts)
     return partial.sum(axis=0), counts.sum(axis=0)
@@ -88,7 +89,7 @@ def _look_up(start, stop, table, codes, out):
 def look_up(table, codes):
     """``table[codes]`` of a uint8 array."""
     out = np.empty(codes.shape, table.dtype)
-    threads.run(_look_up, _blocks(codes.size), table, codes.reshape(-1), out.reshape(-1))
+    threads.run(_look_up, blocks(codes.size), table, codes.reshape(-1), out.reshape(-1))
     return out
 
 
@@ -101,7 +102,7 @@ def tanh(w):
         part = slice(start * BLOCK, stop * BLOCK)
         np.tanh(source[part], out=target[part])
 
-    threads.run(work, _blocks(w.size))
+    threads.run(work, blocks(w.size))
     return out
 
 
@@ -114,7 +115,7 @@ def _encode_symmetric(start, stop, t, largest, half, top, codes):
 def encode_symmetric(t, largest, bits):
     """The nearest of 2**bits levels from -largest to largest: uint8 codes rint(n * (t / (2 * largest) + 1/2))."""
     codes, number = np.empty(t.shape, np.uint8), t.dtype.type
-    threads.run(_encode_symmetric, _blocks(t.size), t.reshape(-1), number(largest), number(0.5), number((1 << bits) - 1),
+    threads.run(_encode_symmetric, blocks(t.size), t.reshape(-1), number(largest), number(0.5), number((1 << bits) - 1),
                 codes.reshape(-1))
     return codes
 
@@ -138,7 +139,7 @@ def encode_activation(x, bits):
     window : uint8 array of x's shape, 1 where 0 <= x <= 1: where the gradient passes
     """
     codes, window = np.empty(x.shape, np.uint8), np.empty(x.shape, np.uint8)
-    threads.run(_encode_activation, _blocks(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
+    threads.run(_encode_activation, blocks(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
                 window.reshape(-1))
     return codes, window
 
@@ -152,7 +153,7 @@ def _apply_window(start, stop, g, window, out):
 def apply_window(g, window):
     """``g`` where ``window`` (uint8) is not 0, else 0."""
     out = np.empty(g.shape, g.dtype)
-    threads.run(_apply_window, _blocks(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
+    threads.run(_apply_window, blocks(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
     return out
 
 
@@ -165,7 +166,7 @@ def _clip(start, stop, x, low, high, out):
 def clip(x, low, high):
     """``x`` limited to [low, high]."""
     out = np.empty(x.shape, x.dtype)
-    threads.run(_clip, _blocks(x.size), x.reshape(-1), x.dtype.type(low), x.dtype.type(high), out.reshape(-1))
+    threads.run(_clip, blocks(x.size), x.reshape(-1), x.dtype.type(low), x.dtype.type(high), out.reshape(-1))
     return out
 
 
@@ -179,7 +180,7 @@ def _clip_grad(start, stop, g, x, low, high, out):
 def clip_grad(g, x, low, high):
     """``g`` where low <= x <= high, else 0."""
     out = np.empty(g.shape, g.dtype)
-    threads.run(_clip_grad, _blocks(g.size), g.reshape(-1), x.reshape(-1), x.dtype.type(low), x.dtype.type(high),
+    threads.run(_clip_grad, blocks(g.size), g.reshape(-1), x.reshape(-1), x.dtype.type(low), x.dtype.type(high),
                 out.reshape(-1))
     return out
 
@@ -263,7 +264,7 @@ def _keep_mask(start, stop, size, drop, key0, key1, mask):
 def keep_mask(shape, drop, key):
     """uint8 array: 0 with probability ``drop``, else 1, from the draw with this key."""
     mask = np.empty(shape, np.uint8)
-    threads.run(_keep_mask, _blocks(mask.size), mask.size, np.float32(drop - 0.5), *key, mask.reshape(-1))
+    threads.run(_keep_mask, blocks(mask.size), mask.size, np.float32(drop - 0.5), *key, mask.reshape(-1))
     return mask
 
 
@@ -448,7 +449,7 @@ def _sgd(start, stop, parameter, grad, velocity, lr, momentum, nesterov, decay):
 def sgd(parameter, grad, velocity, lr, momentum, nesterov, decay):
     """One step of stochastic gradient descent, in place."""
     number = parameter.dtype.type
-    threads.run(_sgd, _blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), velocity.reshape(-1), number(lr),
+    threads.run(_sgd, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), velocity.reshape(-1), number(lr),
                 number(momentum), nesterov, number(decay))
 
 
@@ -467,7 +468,7 @@ def _adam(start, stop, parameter, grad, mean, square, rate, beta1, beta2, correc
 def adam(parameter, grad, mean, square, step, lr, beta1, beta2, eps, decay):
     """Step number ``step`` (from 1) of Adam, in place: arXiv:1412.6980, algorithm 1."""
     number = parameter.dtype.type
-    threads.run(_adam, _blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1), square.reshape(-1),
+    threads.run(_adam, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1), square.reshape(-1),
                 number(lr / (1 - beta1 ** step)), number(beta1), number(beta2), number(1 / (1 - beta2 ** step)), number(eps),
                 number(decay))
 

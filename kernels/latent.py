@@ -6,7 +6,7 @@ import numpy as np
 
 from bitnet.kernels import threads
 from bitnet.kernels.compile import kernel
-from bitnet.kernels.elementwise import BLOCK
+from bitnet.kernels.elementwise import blocks
 from bitnet.kernels.vectors import at, put
 
 
@@ -18,7 +18,7 @@ def _clip(start, stop, weight, bound):
 
 def clip(weight, bound):
     """``weight[...] = clip(weight, -bound, bound)``, in place."""
-    threads.run(_clip, -(-weight.size // BLOCK), weight.reshape(-1), weight.dtype.type(bound))
+    threads.run(_clip, blocks(weight.size), weight.reshape(-1), weight.dtype.type(bound))
 
 
 def ap2_constants(dtype):
@@ -54,6 +54,6 @@ def shift_adamax(parameter, grad, mean, largest, rate, beta1, beta2, eps, decay,
     """One step of shift-based AdaMax, in place: see ``optimizers.ShiftAdaMax``."""
     number = parameter.dtype.type
     carry, exponent = ap2_constants(parameter.dtype)
-    threads.run(_shift_adamax, -(-parameter.size // BLOCK), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1),
+    threads.run(_shift_adamax, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1),
                 largest.reshape(-1), largest.reshape(-1).view(carry.dtype), carry, exponent, number(rate), number(beta1),
                 number(beta2), number(eps), number(decay), paper)

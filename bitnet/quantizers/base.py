@@ -11,9 +11,10 @@ from bitnet.tensor import Function
 class Quantizer:
     """Turns real numbers into codes of ``bits`` bits.
 
-    Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients do not just pass straight through,
-    ``grad(saved, grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods have levels that no
-    code stands for, or none at all for a while; theirs return a float array, and what consumes it runs in float.
+    Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients pass neither straight through nor
+    through a window, ``grad(saved, grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods
+    have levels that no code stands for, or none at all for a while; theirs return a float array, and what consumes it runs in
+    float.
 
     Attributes
     ----------
@@ -45,8 +46,11 @@ class Quantizer:
         raise NotImplementedError
 
     def grad(self, saved, grad_output):
-        """Gradient with respect to the real input, from the one with respect to the quantized output: the same, here."""
-        return grad_output
+        """Gradient with respect to the real input, from the one with respect to the quantized output.
+
+        Here: the same, straight through, where ``saved`` is None; else times ``saved``, the window in which it passes.
+        """
+        return grad_output if saved is None else grad_output * saved
 
     def __call__(self, x, *scales):
         """Quantize a tensor, where the quantizer has learned scales with a tensor of these; the result holds codes."""

@@ -49,9 +49,6 @@ class BNNActivation(Quantizer):
     def encode_and_save(self, array):
         return Codes(binarize(array, self.stochastic and self.training), 1, "bipolar", 1.0), np.abs(array) <= 1
 
-    def grad(self, saved, grad_output):
-        return grad_output * saved
-
 
 class BinaryInput(Quantizer):
     """Pixels of one bit, +-1.

@@ -44,6 +44,3 @@ class NormalizedActivation(Quantizer):
         inside = (cell >= -half) & (cell < half) if self.mask else None
         values = (np.clip(cell, -half, half - 1) + half).astype(np.uint8)
         return Codes(values, self.bits, "bipolar", self.step / 2), inside
-
-    def grad(self, saved, grad_output):
-        return grad_output if saved is None else grad_output * saved

@@ -43,30 +43,27 @@ class QNNLinear(Quantizer):
         if step is not None and not (0 < step <= high and np.isclose(high / step, np.rint(high / step))
                                      and np.rint((high - low) / step) < 1 << bits):
             raise ValueError(f"steps of {step} from {low} to {high} must meet {high} and make 2 to {1 << bits} levels")
-        self.one_scale = step is None or low == 0 or step == high  # else real numbers
+        self.count = None if step is None else int(np.rint(high / step))  # levels above 0
+        self.one_scale = step is None or low == 0 or self.count == 1  # else real numbers
         self.low, self.high, self.step, self.stochastic = low, high, step, stochastic
 
     def encode_and_save(self, array):
         inside = (array >= self.low) & (array <= self.high)
-        clipped = np.clip(array, array.dtype.type(self.low), array.dtype.type(self.high))
         noisy = self.stochastic and self.training
         if self.step is None:
+            clipped = np.clip(array, array.dtype.type(self.low), array.dtype.type(self.high))
             step = (self.high - self.low) / self.top
             codes = _rounded((clipped - array.dtype.type(self.low)) / array.dtype.type(step), noisy)
             values = np.clip(codes, 0, self.top).astype(np.uint8)
             encoding = "bipolar" if self.low else "unsigned"
             return Codes(values, self.bits, encoding, self.high / self.top), inside
-        count = int(np.rint(self.high / self.step))
         levels = _rounded(array / array.dtype.type(self.step), noisy)
-        levels = np.clip(levels, -count if self.low else 0, count)
+        levels = np.clip(levels, -self.count if self.low else 0, self.count)
         if self.low == 0:
             return Codes(levels.astype(np.uint8), self.bits, "unsigned", self.step), inside
-        if count == 1:
+        if self.count == 1:
             return Codes((levels + 1).astype(np.uint8), 2, "ternary", self.step), inside
         return (levels * self.step).astype(array.dtype), inside
-
-    def grad(self, saved, grad_output):
-        return grad_output * saved
 
 
 class QNNLogarithmic(Quantizer):
@@ -118,6 +115,3 @@ class QNNLogarithmic(Quantizer):
         if not self.one_scale:
             return (np.sign(x) * power).astype(array.dtype), inside
         return Codes((power * 2.0 ** -smallest).astype(np.uint8), self.powers, "unsigned", 2.0 ** smallest), inside
-
-    def grad(self, saved, grad_output):
-        return grad_output * saved

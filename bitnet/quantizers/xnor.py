@@ -88,6 +88,3 @@ class XNORActivation(Quantizer):
 
     def encode_and_save(self, array):
         return Codes(binarize(array), 1, "bipolar", 1.0), np.abs(array) < 1
-
-    def grad(self, saved, grad_output):
-        return grad_output * saved

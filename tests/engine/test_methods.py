@@ -334,7 +334,7 @@ def test_a_teacher_that_was_just_trained_stays_as_it_is(digits, monkeypatch):
 def test_latent_weights_stay_within_their_bounds(digits, monkeypatch):
     trainer = trainer_of(small("bnn", monkeypatch), digits, epochs=2)
     trainer.run()
-    weights = [layer.weight.data for layer, _, _ in trainer.model.latent]
+    weights = [layer.weight.data for layer in trainer.model.latent]
     assert len(weights) == 4 and all(np.abs(w).max() == 1 for w in weights)
 
 
