@@ -4,9 +4,10 @@ kernels/ and datasets/ sit at the top of the repository, where a reader looks fo
 ``bitnet``: as top-level packages they would overwrite other libraries' files of the same names.
 """
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     package_dir={"bitnet": "bitnet", "bitnet.kernels": "kernels", "bitnet.datasets": "datasets"},
-    packages=["bitnet", "bitnet.quantizers", "bitnet.kernels", "bitnet.datasets"],
+    packages=["bitnet", *(f"bitnet.{name}" for name in find_packages("bitnet")), "bitnet.kernels",
+              *(f"bitnet.kernels.{name}" for name in find_packages("kernels")), "bitnet.datasets"],
 )

@@ -22,8 +22,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bitnet import dispatch, execution, models
-from bitnet.kernels import peak as limits
-from bitnet.kernels import threads
+from bitnet.kernels.machine import peak as limits
+from bitnet.kernels.machine import threads
 
 BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
 PICTURES = (".png", ".svg", ".pdf")

@@ -19,9 +19,10 @@ import pictures
 
 from bitnet import Codes, execution, use_kernels
 from bitnet.functional import same_padding
-from bitnet.kernels import popcount, products
-from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import pack_channels
+from bitnet.kernels import products
+from bitnet.kernels.products import popcount
+from bitnet.kernels.products.geometry import Conv
+from bitnet.kernels.products.packing import pack_channels
 from bitnet.quantizers import DoReFaActivation
 
 PAIRS = ((1, 1), (1, 2), (1, 4), (2, 2))

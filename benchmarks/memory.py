@@ -15,7 +15,7 @@ import common
 import train_step
 
 from bitnet import models
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 
 
 def _status(field):

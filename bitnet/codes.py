@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bitnet.kernels.elementwise import look_up
-from bitnet.kernels.geometry import to_levels, top
+from bitnet.kernels.pointwise.quantize import look_up
+from bitnet.kernels.products.geometry import to_levels, top
 
 
 @dataclass(frozen=True, eq=False)

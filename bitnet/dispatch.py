@@ -31,9 +31,10 @@ import numpy as np
 from numba.core.registry import cpu_target
 from platformdirs import user_cache_dir
 
-from bitnet.kernels import products, threads
-from bitnet.kernels.compile import cache_folder as compiled_kernels
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels import products
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import cache_folder as compiled_kernels
+from bitnet.kernels.products.geometry import Conv
 
 CALLS = 3    # timed calls of a family, of which the best counts; one before them compiles and warms up
 SLOWER = 2   # a family whose call takes so many times the best of the others is measured no further

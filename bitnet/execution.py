@@ -12,7 +12,9 @@ import numpy as np
 
 from bitnet import dispatch
 from bitnet.codes import Codes
-from bitnet.kernels import dense, elementwise, products
+from bitnet.kernels import products
+from bitnet.kernels.pointwise import norm
+from bitnet.kernels.products import dense
 
 FAMILIES = tuple(products.FAMILIES)
 
@@ -196,7 +198,7 @@ def forward(x, w, conv, bias=None):
             y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
                           lambda family: products.forward(family, x, w, conv, scale))
             if not one_scale(w):
-                y = elementwise.channel_affine(y, w.scale, np.zeros_like(w.scale))
+                y = norm.channel_affine(y, w.scale, np.zeros_like(w.scale))
         return y if bias is None else y + bias
     _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
     return dense.forward(*_real_pair(x, w), conv, bias)

@@ -24,11 +24,12 @@ import numpy as np
 from bitnet import models
 from bitnet.checkpoint import CheckpointError, write_atomically
 from bitnet.codes import Codes
-from bitnet.kernels import dense, direct, elementwise, popcount, threads
-from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import pack_channels
-from bitnet.kernels.products import accumulator_type
-from bitnet.kernels.threshold import pack_thresholds
+from bitnet.kernels.machine import threads
+from bitnet.kernels.pointwise import norm, quantize
+from bitnet.kernels.pointwise.threshold import pack_thresholds
+from bitnet.kernels.products import accumulator_type, dense, direct, popcount
+from bitnet.kernels.products.geometry import Conv
+from bitnet.kernels.products.packing import pack_channels
 from bitnet.tensor import Tensor
 
 FORMAT, VERSION = "bitnet frozen network", 1
@@ -127,7 +128,7 @@ class FrozenNetwork:
         if layer.flat is not layer.conv:  # the filter covers the image: bits of all pixels in one run of words
             words = _joined(words, layer.bits, layer.conv.in_channels)
         y = layer.accum(words, np.full(len(words), self.arrays["conv6.kappa"], np.float32))
-        return elementwise.clip(elementwise.channel_affine(y, self.arrays["conv6.scale"], self.arrays["conv6.shift"]), 0, 1)
+        return quantize.clip(norm.channel_affine(y, self.arrays["conv6.scale"], self.arrays["conv6.shift"]), 0, 1)
 
     def _features(self, images):
         *_, features = self._stages(images)

@@ -7,8 +7,9 @@ import numpy as np
 
 from bitnet import execution, random
 from bitnet.codes import Codes
-from bitnet.kernels import block, direct, elementwise, latent
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.pointwise import block, norm, pool, quantize, update
+from bitnet.kernels.products import direct
+from bitnet.kernels.products.geometry import Conv
 from bitnet.tensor import Function, Tensor
 
 
@@ -62,7 +63,7 @@ class Conv2d(Function):
                  execution.weight_grad(grad, self.x, self.conv) if needs[1] else None]
         if len(needs) > 2:
             real = grad.decode() if isinstance(grad, Codes) else grad
-            grads.append(elementwise.channel_sums(real, real)[0].astype(real.dtype) if needs[2] else None)
+            grads.append(norm.channel_sums(real, real)[0].astype(real.dtype) if needs[2] else None)
         return tuple(grads)
 
 
@@ -121,17 +122,17 @@ class BatchNorm(Function):
         self.x, self.gamma, self.training = x, gamma, training
         self.mean, self.rstd = mean, 1 / np.sqrt(var + eps)
         scale = gamma * self.rstd
-        return elementwise.channel_affine(x, scale, beta - self.mean * scale)
+        return norm.channel_affine(x, scale, beta - self.mean * scale)
 
     def backward(self, grad_output):
         g, x = np.ascontiguousarray(grad_output), self.x
-        sum_g, sum_gx = elementwise.channel_sums(g, x)
+        sum_g, sum_gx = norm.channel_sums(g, x)
         grad_gamma, scale, slope, offset = _batch_norm_grad(sum_g, sum_gx, self.mean, self.rstd, self.gamma,
                                                             x.size // x.shape[-1])
         if self.training:
-            grad_x = elementwise.channel_blend(g, x, scale, slope, offset)
+            grad_x = norm.channel_blend(g, x, scale, slope, offset)
         else:
-            grad_x = elementwise.channel_affine(g, scale, np.zeros_like(scale))
+            grad_x = norm.channel_affine(g, scale, np.zeros_like(scale))
         return grad_x, grad_gamma.astype(self.gamma.dtype), sum_g.astype(self.gamma.dtype)
 
 
@@ -153,7 +154,7 @@ def _moments(sums, rows):
 
 def batch_statistics(x):
     """Mean and biased variance of each channel (last axis) of an array: float64 arrays (C,)."""
-    return _moments(elementwise.channel_sums(x, x), x.size // x.shape[-1])
+    return _moments(norm.channel_sums(x, x), x.size // x.shape[-1])
 
 
 def batch_norm(x, gamma, beta, mean, var, eps=1e-4, training=False):
@@ -226,11 +227,11 @@ class MaxPool(Function):
     def forward(self, x, size, stride, padding):
         self.shape, self.window = x.shape, (size, stride, padding)
         values = x.values if isinstance(x, Codes) else x
-        y, self.taps = elementwise.max_pool(values, size, stride, padding)
+        y, self.taps = pool.max_pool(values, size, stride, padding)
         return x.with_values(y) if isinstance(x, Codes) else y
 
     def backward(self, grad_output):
-        return elementwise.max_pool_grad(np.ascontiguousarray(grad_output), self.taps, self.shape, *self.window)
+        return pool.max_pool_grad(np.ascontiguousarray(grad_output), self.taps, self.shape, *self.window)
 
 
 def _check_window(x, size, stride, padding):
@@ -280,10 +281,10 @@ class Clip(Function):
 
     def forward(self, x, low, high):
         self.x, self.bounds = x, (low, high)
-        return elementwise.clip(np.ascontiguousarray(x), low, high)
+        return quantize.clip(np.ascontiguousarray(x), low, high)
 
     def backward(self, grad_output):
-        return elementwise.clip_grad(np.ascontiguousarray(grad_output), np.ascontiguousarray(self.x), *self.bounds)
+        return quantize.clip_grad(np.ascontiguousarray(grad_output), np.ascontiguousarray(self.x), *self.bounds)
 
 
 def clip(x, low=0.0, high=1.0):
@@ -295,12 +296,12 @@ class ReLU(Function):
     """max(x, 0); the gradient passes where x > 0."""
 
     def forward(self, x):
-        self.y = elementwise.clip(np.ascontiguousarray(x), 0, np.inf)
+        self.y = quantize.clip(np.ascontiguousarray(x), 0, np.inf)
         return self.y
 
     def backward(self, grad_output):
         smallest = np.nextafter(self.y.dtype.type(0), self.y.dtype.type(1))
-        return elementwise.clip_grad(np.ascontiguousarray(grad_output), self.y, smallest, np.inf)
+        return quantize.clip_grad(np.ascontiguousarray(grad_output), self.y, smallest, np.inf)
 
 
 def relu(x):
@@ -317,7 +318,7 @@ class Dropout(Function):
     takes_codes = True
 
     def forward(self, x, drop):
-        self.mask, self.keep = elementwise.keep_mask(x.shape, drop, random.next_key()), 1 - drop
+        self.mask, self.keep = quantize.keep_mask(x.shape, drop, random.next_key()), 1 - drop
         if isinstance(x, Codes):
             scale = x.scale / self.keep
             if x.encoding == "unsigned":
@@ -474,7 +475,7 @@ def ap2(x):
     x = np.asarray(x)
     if x.dtype != np.float32:
         x = x.astype(np.float64, copy=False)
-    carry, exponent = latent.ap2_constants(x.dtype)
+    carry, exponent = update.ap2_constants(x.dtype)
     bits = x.view(carry.dtype)
     sign = np.iinfo(bits.dtype).min
     with np.errstate(over="ignore"):  # a NaN's bits
@@ -531,20 +532,20 @@ class LowPrecisionBatchNorm(Function):
 
     def forward(self, x, gamma, beta, mean, rstd, quantizer, training):
         self.gamma, self.rstd, self.training, self.quantizer = gamma, rstd, training, quantizer
-        normal = elementwise.channel_affine(np.ascontiguousarray(x), rstd, -mean * rstd)
+        normal = norm.channel_affine(np.ascontiguousarray(x), rstd, -mean * rstd)
         self.codes, self.saved = quantizer.encode_and_save(normal)
-        return elementwise.channel_affine(self.codes.decode(x.dtype), gamma, beta)
+        return norm.channel_affine(self.codes.decode(x.dtype), gamma, beta)
 
     def backward(self, grad_output):
         g, q = np.ascontiguousarray(grad_output), self.codes.decode(grad_output.dtype)
-        sum_g, sum_gq = elementwise.channel_sums(g, q)
+        sum_g, sum_gq = norm.channel_sums(g, q)
         inner = self.quantizer.grad(self.saved, g)
         scale, rows = self.gamma * self.rstd, q.size // q.shape[-1]
         if self.training:
-            sums = elementwise.channel_sums(inner, q) if inner is not g else (sum_g, sum_gq)
-            grad_x = elementwise.channel_blend(inner, q, scale, -scale * sums[1] / rows, -scale * sums[0] / rows)
+            sums = norm.channel_sums(inner, q) if inner is not g else (sum_g, sum_gq)
+            grad_x = norm.channel_blend(inner, q, scale, -scale * sums[1] / rows, -scale * sums[0] / rows)
         else:
-            grad_x = elementwise.channel_affine(inner, scale, np.zeros_like(scale))
+            grad_x = norm.channel_affine(inner, scale, np.zeros_like(scale))
         return grad_x, sum_gq.astype(g.dtype), sum_g.astype(g.dtype)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from bitnet import execution, functional, random
 from bitnet.functional import as_tensor
-from bitnet.kernels import direct
+from bitnet.kernels.products import direct
 from bitnet.quantizers import (
     BitwiseWeight,
     DoReFaActivation,

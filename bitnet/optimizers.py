@@ -4,7 +4,7 @@ import numpy as np
 
 from bitnet import execution
 from bitnet.functional import ap2
-from bitnet.kernels import elementwise, latent
+from bitnet.kernels.pointwise import update
 
 
 class Optimizer:
@@ -84,7 +84,7 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
 
     def update(self, data, grad, lr, decay, velocity):
-        elementwise.sgd(data, grad, velocity, lr, self.momentum, self.nesterov, decay)
+        update.sgd(data, grad, velocity, lr, self.momentum, self.nesterov, decay)
 
 
 class Adam(Optimizer):
@@ -97,7 +97,7 @@ class Adam(Optimizer):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def update(self, data, grad, lr, decay, mean, square):
-        elementwise.adam(data, grad, mean, square, self.steps, lr, self.beta1, self.beta2, self.eps, decay)
+        update.adam(data, grad, mean, square, self.steps, lr, self.beta1, self.beta2, self.eps, decay)
 
 
 class StepDecay:
@@ -145,7 +145,7 @@ class ShiftAdaMax(Optimizer):
 
     def update(self, data, grad, lr, decay, mean, largest):
         rate = float(ap2(lr / (1 - self.beta1**self.steps)))
-        latent.shift_adamax(data, grad, mean, largest, rate, self.beta1, self.beta2, self.eps, decay, self.paper)
+        update.shift_adamax(data, grad, mean, largest, rate, self.beta1, self.beta2, self.eps, decay, self.paper)
 
 
 class DST(Adam):
@@ -226,7 +226,7 @@ def glorot_factor(fan_in, fan_out, power_of_two=False):
 
 def clip_rule(bound=1.0):
     """Limit a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
-    return lambda weight: latent.clip(weight, bound)
+    return lambda weight: update.clip(weight, bound)
 
 
 def centre_rule():

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from bitnet.kernels.draws import uniform_array
-from bitnet.kernels.noise import key_of
+from bitnet.kernels.machine.noise import key_of
+from bitnet.kernels.pointwise.draw import uniform_array
 
 _state = (0, 0)
 

@@ -18,7 +18,7 @@ import numpy as np
 from bitnet import execution, functional, optimizers, random
 from bitnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.datasets import Loader
-from bitnet.kernels.elementwise import all_finite
+from bitnet.kernels.machine.arrays import all_finite
 from bitnet.layers import unfused
 from bitnet.tensor import Tensor, no_grad
 

@@ -26,7 +26,7 @@ from train_svhn import Parser, UsageError, guarded, number, place_of
 from bitnet import execution, methods, models, random, report
 from bitnet.checkpoint import load_checkpoint, write_atomically
 from bitnet.datasets import Augmentation, load_digits, load_mnist
-from bitnet.kernels import compile, threads
+from bitnet.kernels.machine import compile, threads
 from bitnet.layers import preserved
 from bitnet.optimizers import Adam
 from bitnet.tensor import no_grad

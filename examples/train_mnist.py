@@ -29,7 +29,7 @@ from train_svhn import (
 import bitnet
 from bitnet import methods
 from bitnet.datasets import load_mnist
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 from bitnet.optimizers import StepDecay
 from bitnet.training import Trainer
 

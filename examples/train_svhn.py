@@ -21,7 +21,7 @@ from bitnet import execution, frozen, methods, models, profile, report
 from bitnet.checkpoint import CheckpointError, load_checkpoint
 from bitnet.datasets import Augmentation, DataError, load_digits
 from bitnet.inside import Inside
-from bitnet.kernels import compile, threads
+from bitnet.kernels.machine import compile, threads
 from bitnet.optimizers import Adam, StepDecay
 from bitnet.training import NonFiniteError, StopRequest, Trainer, evaluate, refuse_contradictions
 

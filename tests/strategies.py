@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from bitnet.kernels.geometry import Conv, Operand
+from bitnet.kernels.products.geometry import Conv, Operand
 
 CHANNELS = (1, 3, 48, 63, 64, 65, 130)  # on both sides of the 16, 64 and 128 bits that a step of the kernels takes
 

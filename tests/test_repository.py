@@ -51,9 +51,9 @@ def imports(module):
 
 def test_the_walk_finds_imports():
     # what the other tests rely on
-    assert {"bitnet.kernels.packing", "bitnet.kernels.threads"} <= imports("bitnet.kernels.popcount")
+    assert {"bitnet.kernels.products.packing", "bitnet.kernels.machine.threads"} <= imports("bitnet.kernels.products.popcount")
     assert {"bitnet.execution", "bitnet.codes", "bitnet.tensor"} <= imports("bitnet.functional")
-    assert "bitnet.kernels.vectors" in needs("bitnet.functional")
+    assert "bitnet.kernels.machine.vectors" in needs("bitnet.functional")
     assert {"bitnet.datasets.svhn", "bitnet.datasets.cache"} <= needs("bitnet.datasets")
 
 

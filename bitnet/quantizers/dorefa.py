@@ -8,7 +8,7 @@ import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
-from bitnet.kernels import elementwise
+from bitnet.kernels.pointwise import quantize
 from bitnet.quantizers.base import Quantizer
 
 
@@ -43,11 +43,11 @@ class DoReFaWeight(Quantizer):
     def encode_and_save(self, array):
         array = np.ascontiguousarray(array)
         if self.bits == 1:
-            values, scale = elementwise.encode_sign(array)
+            values, scale = quantize.encode_sign(array)
             return Codes(values, 1, "bipolar", scale), None
-        t = elementwise.tanh(array)
-        largest = elementwise.max_magnitude(t.reshape(-1, t.shape[-1])).max() or array.dtype.type(1)  # 0: codes in the middle
-        return Codes(elementwise.encode_symmetric(t, largest, self.bits), self.bits, "bipolar", 1 / self.top), (t, largest)
+        t = quantize.tanh(array)
+        largest = quantize.max_magnitude(t.reshape(-1, t.shape[-1])).max() or array.dtype.type(1)  # 0: codes in the middle
+        return Codes(quantize.encode_symmetric(t, largest, self.bits), self.bits, "bipolar", 1 / self.top), (t, largest)
 
     def grad(self, saved, grad_output):
         if self.bits == 1:
@@ -71,11 +71,11 @@ class DoReFaActivation(Quantizer):
     """
 
     def encode_and_save(self, array):
-        values, window = elementwise.encode_activation(np.ascontiguousarray(array), self.bits)
+        values, window = quantize.encode_activation(np.ascontiguousarray(array), self.bits)
         return Codes(values, self.bits, "unsigned", 1 / self.top), window
 
     def grad(self, saved, grad_output):
-        return elementwise.apply_window(np.ascontiguousarray(grad_output), saved)
+        return quantize.apply_window(np.ascontiguousarray(grad_output), saved)
 
 
 class DoReFaGradient(Quantizer):
@@ -90,8 +90,8 @@ class DoReFaGradient(Quantizer):
 
     def encode(self, array):
         array = np.ascontiguousarray(array)
-        largest = elementwise.max_magnitude(array)
-        values = elementwise.encode_gradient(array, largest, self.bits, random.next_key())
+        largest = quantize.max_magnitude(array)
+        values = quantize.encode_gradient(array, largest, self.bits, random.next_key())
         return self.codes(values, largest)
 
     def codes(self, values, largest):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
-from bitnet.kernels.elementwise import look_up, sums_by_code
+from bitnet.kernels.pointwise.quantize import look_up, sums_by_code
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.twn import ternary
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
-from bitnet.kernels.elementwise import sums_by_code
+from bitnet.kernels.pointwise.quantize import sums_by_code
 from bitnet.quantizers.base import Quantizer
 
 

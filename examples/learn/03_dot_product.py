@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, exercise, show
 
-from bitnet.kernels import products, reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels import products
+from bitnet.kernels.products import reference
+from bitnet.kernels.products.geometry import Conv
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 # %% [markdown]

@@ -17,9 +17,11 @@ from common import AMBER, BLUE, GREY, RED, YourTurn, exercise, show, size
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bitnet import Codes
-from bitnet.kernels import arrays, dense, peak, popcount, products, reference, threads
-from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import pack_channels
+from bitnet.kernels import products
+from bitnet.kernels.machine import arrays, peak, threads
+from bitnet.kernels.products import dense, popcount, reference
+from bitnet.kernels.products.geometry import Conv
+from bitnet.kernels.products.packing import pack_channels
 
 # %% [markdown]
 # ## Dot products at every pixel

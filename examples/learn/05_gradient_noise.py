@@ -13,7 +13,7 @@ import numpy as np
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show, size
 
 from bitnet import functional, models, optimizers, random
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 from bitnet.quantizers import DoReFaGradient
 
 # %% [markdown]

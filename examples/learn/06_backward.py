@@ -15,8 +15,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import bitnet
 from bitnet import Codes, execution, functional
-from bitnet.kernels import products, reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels import products
+from bitnet.kernels.products import reference
+from bitnet.kernels.products.geometry import Conv
 from bitnet.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, Sequential
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 

@@ -14,8 +14,8 @@ from common import AMBER, BLUE, GREY, YourTurn, digits, exercise, show, size
 from network import Small
 
 from bitnet import Codes, Tensor, execution, functional, optimizers, random, use_kernels
-from bitnet.kernels import threads
-from bitnet.kernels.packing import pack_channels
+from bitnet.kernels.machine import threads
+from bitnet.kernels.products.packing import pack_channels
 from bitnet.layers import conv_block, unfused
 from bitnet.tensor import Reshape
 

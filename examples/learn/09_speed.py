@@ -15,8 +15,10 @@ import numpy as np
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show, size
 
 from bitnet import Codes, execution, functional, models, optimizers, use_kernels
-from bitnet.kernels import dense, peak, products, threads
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels import products
+from bitnet.kernels.machine import peak, threads
+from bitnet.kernels.products import dense
+from bitnet.kernels.products.geometry import Conv
 from bitnet.profile import KINDS, Profile, speed_up
 
 # %% [markdown]

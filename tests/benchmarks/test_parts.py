@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bitnet import Tensor, execution, models, no_grad
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.products.geometry import Conv
 from bitnet.quantizers import DoReFaActivation
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from bitnet import Codes, Tensor, execution, layers, no_grad, random
 from bitnet.functional import ConvBlock, FirstBlock
-from bitnet.kernels import block as kernels
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
+from bitnet.kernels.pointwise import block as kernels
 from bitnet.layers import conv_block, first_block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight, GXNORWeight, QNNLinear, QNNLogarithmic
 

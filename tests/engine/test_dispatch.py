@@ -13,8 +13,8 @@ from bitnet import dispatch, execution, models, random, report, use_kernels
 from bitnet import functional as F
 from bitnet.codes import Codes
 from bitnet.dispatch import Product
-from bitnet.kernels import threads
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.machine import threads
+from bitnet.kernels.products.geometry import Conv
 
 CONV = Conv(64, 32, (3, 3), (1, 1), ((1, 1), (1, 1)))
 PRODUCT = Product("forward", CONV, (18, 18), 128, (2, "unsigned"), (1, "bipolar"))

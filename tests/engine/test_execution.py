@@ -5,7 +5,7 @@ import pytest
 
 from bitnet import Codes, Tensor, execution, models, no_grad, optimizers, random, use_kernels
 from bitnet import functional as F
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 PATHS = ("forward", "input_grad", "weight_grad")

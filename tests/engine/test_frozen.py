@@ -10,8 +10,8 @@ from bitnet import layers, models
 from bitnet.checkpoint import CheckpointError
 from bitnet.codes import Codes
 from bitnet.frozen import _thresholds, freeze, size_report
-from bitnet.kernels import threads
-from bitnet.kernels.packing import pack_channels
+from bitnet.kernels.machine import threads
+from bitnet.kernels.products.packing import pack_channels
 
 
 def trained(model, bits, overrides=None):

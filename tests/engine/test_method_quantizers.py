@@ -7,8 +7,8 @@ import pytest
 
 from bitnet import Codes, Tensor, execution, layers, quantizers, random
 from bitnet import functional as F
-from bitnet.kernels import reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.products import reference
+from bitnet.kernels.products.geometry import Conv
 from bitnet.quantizers import (
     BinaryConnectWeight,
     BitwiseActivation,

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from bitnet.kernels import noise, threads
+from bitnet.kernels.machine import noise, threads
 
 
 def pytest_configure(config):

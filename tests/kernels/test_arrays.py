@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels import arrays
+from bitnet.kernels.machine import arrays
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5, 7), (1 << 20,)])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet.kernels import compile as compile_module
-from bitnet.kernels.compile import announce, cache_folder, kernel
+from bitnet.kernels.machine import compile as compile_module
+from bitnet.kernels.machine.compile import announce, cache_folder, kernel
 
 
 def test_an_edit_of_any_source_is_another_folder(tmp_path, monkeypatch):
@@ -92,8 +92,9 @@ def test_kernels_release_the_gil(written_kernel):
 SCRIPT = """
 import sys
 import numpy as np
-from bitnet.kernels import byte_dot, popcount, products, reference, tiles
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels import products
+from bitnet.kernels.products import byte_dot, popcount, reference, tiles
+from bitnet.kernels.products.geometry import Conv
 from strategies import layer_of
 
 for seed, encoding in enumerate(("unsigned", "bipolar", "unsigned", "ternary")):

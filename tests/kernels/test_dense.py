@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from strategies import brief, convolutions
 
-from bitnet.kernels import dense, reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.products import dense, reference
+from bitnet.kernels.products.geometry import Conv
 
 SHAPES = {
     "1x1": (Conv(7, 5, (1, 1)), (4, 3)),

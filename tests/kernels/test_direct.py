@@ -15,8 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import brief, convolutions
 
-from bitnet.kernels import direct, elementwise, reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.pointwise import quantize
+from bitnet.kernels.pointwise.pool import max_pool, max_pool_grad
+from bitnet.kernels.products import direct, reference
+from bitnet.kernels.products.geometry import Conv
 
 SHAPES = {
     "first layer of SVHN": (Conv(3, 48, (5, 5)), (13, 12), 2),  # 9 x 8 outputs: the pool drops a row
@@ -41,8 +43,8 @@ def operands(conv, size, pool, samples=3, seed=0):
 
 def unfused(x, w, conv, b, pool, bits):
     """Codes and route by the functions that the block replaces."""
-    y, taps = elementwise.max_pool(direct.forward(x, w, conv, b), pool, pool, 0)
-    codes, window = elementwise.encode_activation(y, bits)
+    y, taps = max_pool(direct.forward(x, w, conv, b), pool, pool, 0)
+    codes, window = quantize.encode_activation(y, bits)
     return codes, np.where(window, taps + 1, 0)
 
 
@@ -50,7 +52,7 @@ def scattered(g, route, conv, size, pool):
     """Every gradient at the pixel that its code came from: float64 array (N, OH, OW, F)."""
     shape = (len(g), *conv.output_size(*size), conv.out_channels)
     passing = np.where(route > 0, g, 0).astype(np.float64)
-    return elementwise.max_pool_grad(passing, np.maximum(route, 1) - np.uint8(1), shape, pool, pool, 0)
+    return max_pool_grad(passing, np.maximum(route, 1) - np.uint8(1), shape, pool, pool, 0)
 
 
 def assert_block_equals_its_parts(conv, size, pool, bits, samples=3, seed=0):
@@ -174,8 +176,8 @@ def test_operands_are_only_read_and_may_be_strided():
 GUARDED = """
 import ctypes, mmap
 import numpy as np
-from bitnet.kernels import direct
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.products import direct
+from bitnet.kernels.products.geometry import Conv
 page = mmap.PAGESIZE
 memory = mmap.mmap(-1, 3 * page)
 images = np.frombuffer(memory, np.float32, page // 4, page)

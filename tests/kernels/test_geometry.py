@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels.geometry import Conv, Operand, to_levels, top
+from bitnet.kernels.products.geometry import Conv, Operand, to_levels, top
 
 GOOD = Conv(4, 6, (3, 3), (1, 1), ((1, 1), (1, 1)), 2)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels import latent
+from bitnet.kernels.pointwise import update
 
 each_float = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -14,7 +14,7 @@ def ap2(x):
 
 @each_float
 def test_powers_of_two_change_at_the_square_root_of_two(dtype):
-    carry, exponent = latent.ap2_constants(dtype)
+    carry, exponent = update.ap2_constants(dtype)
     below = dtype(np.sqrt(2))
     while float(below) ** 2 >= 2:
         below = np.nextafter(below, dtype(1))
@@ -28,7 +28,7 @@ def test_powers_of_two_change_at_the_square_root_of_two(dtype):
 def test_clip(dtype):
     weight = np.random.default_rng(0).standard_normal((3, 7000)).astype(dtype)  # more than one block
     expected = np.clip(weight, -0.5, 0.5)
-    latent.clip(weight, 0.5)
+    update.clip(weight, 0.5)
     np.testing.assert_array_equal(weight, expected)
 
 
@@ -42,7 +42,7 @@ def test_shift_adamax(dtype, paper):
     for step in range(1, 4):
         g = rng.standard_normal(w.shape).astype(dtype)
         rate = float(ap2(0.01 / (1 - 0.9**step)))
-        latent.shift_adamax(w, g, mean, largest, rate, 0.9, 0.99, 2.0**-27, 0.1, paper)
+        update.shift_adamax(w, g, mean, largest, rate, 0.9, 0.99, 2.0**-27, 0.1, paper)
         total = g + 0.1 * expected
         m = 0.9 * m + 0.1 * total
         v = np.maximum(0.99 * v, np.abs(total))

@@ -6,7 +6,7 @@ import resource
 import numpy as np
 import pytest
 
-from bitnet.kernels.memory import keep_freed_memory
+from bitnet.kernels.machine.memory import keep_freed_memory
 
 
 def test_what_was_freed_is_not_mapped_anew():

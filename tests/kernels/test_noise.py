@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels.noise import key_of
+from bitnet.kernels.machine.noise import key_of
 
 COUNT = 1 << 18
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from strategies import CHANNELS, random_codes
 
-from bitnet.kernels.geometry import Conv
-from bitnet.kernels.packing import pack_channels, pack_positions, pack_weight, words_for
-from bitnet.kernels.spatial import COLUMNS, blocks_for
+from bitnet.kernels.products.geometry import Conv
+from bitnet.kernels.products.packing import pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.products.spatial import COLUMNS, blocks_for
 
 
 def words_of(bits):

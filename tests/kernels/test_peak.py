@@ -1,6 +1,6 @@
 """The limits of this machine: numbers that machines have, each loop's rate that of whole instructions."""
 
-from bitnet.kernels import peak, threads
+from bitnet.kernels.machine import peak, threads
 
 
 def test_limits_are_of_this_machine(thread_count):

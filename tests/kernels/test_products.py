@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from strategies import exhaustive, layer_of, layers, random_codes
 
-from bitnet.kernels import products, reference
-from bitnet.kernels.geometry import Conv, Operand, top
+from bitnet.kernels import products
+from bitnet.kernels.products import reference
+from bitnet.kernels.products.geometry import Conv, Operand, top
 
 each_family = pytest.mark.parametrize("family", sorted(products.FAMILIES))
 

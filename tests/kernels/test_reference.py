@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bitnet.kernels import reference
-from bitnet.kernels.geometry import Conv
+from bitnet.kernels.products import reference
+from bitnet.kernels.products.geometry import Conv
 
 CASES = [
     (Conv(2, 3, (2, 3)), (4, 5)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from bitnet.kernels import vectors as v
+from bitnet.kernels.machine import vectors as v
 
 WORDS = np.random.default_rng(0).integers(0, 2**32, 80, dtype=np.uint32)
 CODES = np.random.default_rng(2).integers(0, 256, 120).astype(np.uint8)

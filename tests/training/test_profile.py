@@ -10,7 +10,7 @@ from bitnet import execution, models, optimizers, profile, use_kernels
 from bitnet import functional as F
 from bitnet.checkpoint import load_checkpoint
 from bitnet.execution import Record
-from bitnet.kernels import threads
+from bitnet.kernels.machine import threads
 from bitnet.layers import unfused
 from bitnet.profile import KINDS, Profile, ProfileSteps, kind_of, speed_up
 

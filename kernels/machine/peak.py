@@ -17,9 +17,9 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import LANES, add, broadcast, floats16, load, multiply
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.vectors import LANES, add, broadcast, floats16, load, multiply
 
 FLOATS = 16
 BITS, BYTES = 32, 4    # codes of a lane that a step multiplies

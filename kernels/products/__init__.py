@@ -7,8 +7,8 @@ integers, so which one runs is a matter of speed alone.
 
 import numpy as np
 
-from bitnet.kernels import byte_dot, dense, levels, popcount
-from bitnet.kernels.geometry import Operand, to_levels, top
+from bitnet.kernels.products import byte_dot, dense, levels, popcount
+from bitnet.kernels.products.geometry import Operand, to_levels, top
 
 FAMILIES = {"popcount": popcount, "byte_dot": byte_dot, "float": levels}
 

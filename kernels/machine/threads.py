@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from threadpoolctl import ThreadpoolController
 
-from bitnet.kernels.compile import kernel
+from bitnet.kernels.machine.compile import kernel
 
 TURNS = 4000    # of waiting awake: a tenth of a millisecond or so; longer takes too much from other processes
 MORE = 150      # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep

@@ -18,8 +18,9 @@ from platformdirs import user_cache_dir
 
 def _source_hash():
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
+    kernels = Path(__file__).parents[1]
+    for path in sorted(kernels.rglob("*.py")):
+        digest.update(path.relative_to(kernels).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -14,11 +14,11 @@ zero in both operands and cancel under XOR.
 
 import numpy as np
 
-from bitnet.kernels import arrays, threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.geometry import plane_bits, planes_of
-from bitnet.kernels.spatial import COLUMNS, blocks_for
-from bitnet.kernels.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
+from bitnet.kernels.machine import arrays, threads
+from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
+from bitnet.kernels.products.geometry import plane_bits, planes_of
+from bitnet.kernels.products.spatial import COLUMNS, blocks_for
 
 WORD = 32
 SHORT = 1 << 18  # bits that are packed quicker than another thread wakes up

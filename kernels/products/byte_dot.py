@@ -20,12 +20,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from bitnet.kernels import arrays, threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.geometry import affine, to_levels
-from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
-from bitnet.kernels.vectors import at, put, store_levels, store_transposed
+from bitnet.kernels.machine import arrays, threads
+from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.vectors import at, put, store_levels, store_transposed
+from bitnet.kernels.products.geometry import affine, to_levels
+from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.products.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 
 SHORT = 1 << 15  # bytes that are packed quicker than another thread wakes up
 DIGIT = 4  # bits of a digit, where a level has two

@@ -24,9 +24,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.vectors import at, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.vectors import at, load_floats, multiply_add, put, store_floats
 
 COLUMNS = 16
 PIXELS = 240  # pixels of one tile of a convolution
@@ -148,7 +148,7 @@ def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns
 def encode(x, w, conv, bias, pool, bits):
     """A first block: convolution, max pool, clip to [0, 1] and rounding to 2**bits levels.
 
-    The codes are those that ``forward``, ``elementwise.max_pool`` and ``elementwise.encode_activation`` give.
+    The codes are those that ``forward``, ``pool.max_pool`` and ``quantize.encode_activation`` give.
 
     Parameters
     ----------

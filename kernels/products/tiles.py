@@ -15,10 +15,10 @@ meets which is a table too (``spatial.steps``), so strides, padding, taps, plane
 
 import numpy as np
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.spatial import blocks_for
-from bitnet.kernels.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import inlined, kernel
+from bitnet.kernels.machine.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
+from bitnet.kernels.products.spatial import blocks_for
 
 ROWS = 8          # of a register tile
 ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads

@@ -6,8 +6,8 @@ reaches 2**24 (float32) or 2**53 (float64, taken where float32 would not do), so
 
 import numpy as np
 
-from bitnet.kernels import dense
-from bitnet.kernels.geometry import to_levels, top
+from bitnet.kernels.products import dense
+from bitnet.kernels.products.geometry import to_levels, top
 
 
 def _exact(lhs, rhs, length):

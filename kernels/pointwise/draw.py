@@ -2,21 +2,21 @@
 
 import numpy as np
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import kernel
-from bitnet.kernels.elementwise import BLOCK
-from bitnet.kernels.noise import uniform
-from bitnet.kernels.vectors import put
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.noise import uniform
+from bitnet.kernels.machine.vectors import put
+from bitnet.kernels.pointwise.walk import BLOCK, blocks
 
 
 @kernel
 def _uniform(start, stop, size, key0, key1, out):
-    for i in range(start * 16384, min(stop * 16384, size)):
+    for i in range(start * BLOCK, min(stop * BLOCK, size)):
         put(out, i, np.float32(uniform(key0, key1, i)))
 
 
 def uniform_array(shape, key):
     """float32 array of ``shape``, uniform in (-1/2, 1/2): element i (in C order) is ``noise.uniform`` of the draw ``key``."""
     out = np.empty(shape, np.float32)
-    threads.run(_uniform, -(-out.size // BLOCK), out.size, *key, out.reshape(-1))
+    threads.run(_uniform, blocks(out.size), out.size, *key, out.reshape(-1))
     return out

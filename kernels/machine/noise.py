@@ -7,7 +7,7 @@ other, an odd number. With a start alone, two draws would be the same sequence, 
 
 import numpy as np
 
-from bitnet.kernels.compile import inlined
+from bitnet.kernels.machine.compile import inlined
 
 _MASK = (1 << 64) - 1
 

@@ -7,10 +7,10 @@ monotone, the maximum of a pooling window is the code of the maximum.
 
 import numpy as np
 
-from bitnet.kernels import arrays, threads
-from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.packing import words_for
-from bitnet.kernels.vectors import at, load, maximum, put, reached, store
+from bitnet.kernels.machine import arrays, threads
+from bitnet.kernels.machine.compile import inlined, kernel
+from bitnet.kernels.machine.vectors import at, load, maximum, put, reached, store
+from bitnet.kernels.products.packing import words_for
 
 
 @inlined

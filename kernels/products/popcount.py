@@ -26,13 +26,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitnet.kernels import arrays, threads
-from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.geometry import planes_of, to_levels
-from bitnet.kernels.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
-from bitnet.kernels.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
-from bitnet.kernels.tiles import accumulators, add_products, run_spatial, store_grad
-from bitnet.kernels.vectors import at, put, store_shifted
+from bitnet.kernels.machine import arrays, threads
+from bitnet.kernels.machine.compile import inlined, kernel
+from bitnet.kernels.machine.vectors import at, put, store_shifted
+from bitnet.kernels.products.geometry import planes_of, to_levels
+from bitnet.kernels.products.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.products.tiles import accumulators, add_products, run_spatial, store_grad
 
 _CHANNELS = 16  # input channels of a tile of a weight gradient: their words are shifted together
 

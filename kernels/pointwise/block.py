@@ -13,21 +13,14 @@ Every rounding is the one that the unfused functions make, in the same order, so
 
 import numpy as np
 
-from bitnet.kernels import threads
-from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.elementwise import (
-    add_lanes,
-    gradient_code,
-    gradient_factor,
-    gradient_limits,
-    lines_of,
-    over_lines,
-    repeated,
-)
-from bitnet.kernels.noise import uniform
-from bitnet.kernels.vectors import at, copy16, prefetch, put
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import inlined, kernel
+from bitnet.kernels.machine.noise import uniform
+from bitnet.kernels.machine.vectors import at, copy16, prefetch, put
+from bitnet.kernels.pointwise.quantize import gradient_code, gradient_factor, gradient_limits
+from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
 
-# Loops go over segments of a line of pixels (``elementwise.lines_of``), and the constants of the channels are repeated for each
+# Loops go over segments of a line of pixels (``walk.lines_of``), and the constants of the channels are repeated for each
 # pixel of a segment. Pooling takes pixels out of lines, 16 numbers at a time: what is copied too much lands where the next
 # pixel goes, and after the last one in SLACK.
 SLACK = 16

@@ -12,9 +12,10 @@ Convolutions with few input channels go to ``direct``, which needs no im2col.
 
 import numpy as np
 
-from bitnet.kernels import direct, threads
-from bitnet.kernels.compile import inlined, kernel
-from bitnet.kernels.vectors import at, put
+from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import inlined, kernel
+from bitnet.kernels.machine.vectors import at, put
+from bitnet.kernels.products import direct
 
 TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
 PARTS = 16            # partial sums of a float weight gradient, added in a fixed order

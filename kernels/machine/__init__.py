@@ -1,0 +1,1 @@
+"""How code is compiled, cached and run: everything that knows the machine."""
