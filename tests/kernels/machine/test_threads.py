@@ -11,6 +11,8 @@ from threadpoolctl import ThreadpoolController
 
 from bitnet.kernels.machine import threads
 
+NUMPYS_BLAS = ThreadpoolController().select(user_api="blas")
+
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("tiles", [0, 1, 2, 7, 100])
@@ -204,12 +206,13 @@ def test_a_forked_process_gets_threads_of_its_own(thread_count):
 
 
 def blas_threads():
-    return [library["num_threads"] for library in ThreadpoolController().select(user_api="blas").info()]
+    """Threads of NumPy's BLAS; SciPy may bring one of its own, which nobody here calls."""
+    return [library["num_threads"] for library in NUMPYS_BLAS.info()]
 
 
 @pytest.fixture
 def two_blas_threads():
-    with ThreadpoolController().limit(limits=2, user_api="blas"):
+    with NUMPYS_BLAS.limit(limits=2):
         if 2 not in blas_threads():
             pytest.skip("this BLAS has no threads")
         yield blas_threads()

@@ -15,19 +15,18 @@ from bitnet.kernels.machine.compile import announce, cache_folder, kernel
 
 
 def test_an_edit_of_any_source_is_another_folder(tmp_path, monkeypatch):
-    sources = Path(compile_module.__file__).parent
-    for path in sources.glob("*.py"):
-        shutil.copy(path, tmp_path)
+    copied = tmp_path / "kernels"
+    shutil.copytree(Path(compile_module.__file__).parents[1], copied, ignore=shutil.ignore_patterns("__pycache__"))
     original = compile_module._source_hash()
-    monkeypatch.setattr(compile_module, "__file__", str(tmp_path / "compile.py"))
+    monkeypatch.setattr(compile_module, "__file__", str(copied / "machine" / "compile.py"))
     assert compile_module._source_hash() == original
-    for path in sorted(tmp_path.glob("*.py")):
+    for path in sorted(copied.rglob("*.py")):
         content = path.read_bytes()
         path.write_bytes(content + b"\n")
         assert compile_module._source_hash() != original, path.name
         path.write_bytes(content)
     assert compile_module._source_hash() == original
-    (tmp_path / "popcount.py").rename(tmp_path / "counting.py")
+    (copied / "products" / "popcount.py").rename(copied / "products" / "counting.py")
     assert compile_module._source_hash() != original
 
 
@@ -132,7 +131,8 @@ def test_kernels_compiled_for_lesser_machines_are_exact(target, tmp_path):
         pytest.skip("no such processor here")
     variables, foreign = TARGETS[target]
     environment = os.environ | variables | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])  # strategies
+    strategies = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([strategies, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-c", SCRIPT, *foreign], env=environment, capture_output=True, text=True,
                           timeout=300)
     assert done.returncode == 0, done.stderr

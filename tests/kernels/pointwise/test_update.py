@@ -1,11 +1,48 @@
-"""Updates of latent weights against their formulas."""
+"""Steps of optimizers, and what latent weights are subject to, against their formulas in float64."""
 
 import numpy as np
 import pytest
 
-from bitnet.kernels.pointwise import update
+from bitnet.kernels.pointwise import update, walk
 
 each_float = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+near = {np.float32: {"rtol": 2e-6, "atol": 1e-6}, np.float64: {"rtol": 1e-13, "atol": 1e-15}}
+
+
+def normal(shape, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@each_float
+@pytest.mark.parametrize("size", [1, walk.BLOCK + 1])
+@pytest.mark.parametrize("momentum, nesterov, decay", [(0, False, 0), (0.9, False, 0.01), (0.9, True, 0), (0.5, True, 0.1)])
+def test_sgd(momentum, nesterov, decay, size, dtype):
+    w, v = normal(size, dtype), np.zeros(size, dtype)
+    expected, velocity = w.astype(np.float64), np.zeros(size)
+    for step in range(3):
+        grad = normal(size, dtype, step + 1)
+        g = grad + decay * expected
+        velocity = momentum * velocity + g
+        expected = expected - 0.1 * (g + momentum * velocity if nesterov else velocity)
+        update.sgd(w, grad, v, 0.1, momentum, nesterov, decay)
+    np.testing.assert_allclose(w, expected, **near[dtype])
+    np.testing.assert_allclose(v, velocity, **near[dtype])
+
+
+@each_float
+@pytest.mark.parametrize("size", [1, walk.BLOCK + 1])
+@pytest.mark.parametrize("decay", [0, 0.01])
+def test_adam(decay, size, dtype):
+    w, m, v = normal(size, dtype), np.zeros(size, dtype), np.zeros(size, dtype)
+    expected, mean, square = w.astype(np.float64), np.zeros(size), np.zeros(size)
+    for step in range(1, 5):
+        grad = normal(size, dtype, step)
+        g = grad + decay * expected
+        mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g * g
+        expected = expected - 0.05 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-3)
+        update.adam(w, grad, m, v, step, 0.05, 0.9, 0.99, 1e-3, decay)
+    np.testing.assert_allclose(w, expected, **near[dtype])
+    np.testing.assert_allclose(v, square, **near[dtype])
 
 
 def ap2(x):
