@@ -24,6 +24,7 @@ from bitnet.kernels.machine.vectors import LANES, add, broadcast, floats16, load
 FLOATS = 16
 BITS, BYTES = 32, 4    # codes of a lane that a step multiplies
 CHAIN = 64             # additions of one round of the clock's loop
+REPEATS = 4            # of all products in one round of the others
 _VECTOR = ir.VectorType(ir.FloatType(), FLOATS)
 
 
@@ -73,13 +74,13 @@ def lowest_word(typing, x):
 
 @kernel
 def _code_loop_6(start, stop, rounds, codes, out):
-    """6 x 4 products of bit planes or bytes a round: for machines with 16 registers."""
+    """6 x REPEATS products of bit planes or bytes a round: for machines with 16 registers."""
     for tile in range(start, stop):
-        a, b, c = load(codes, 0), load(codes, 16), load(codes, 32)
-        d, e, f = load(codes, 48), load(codes, 64), load(codes, 80)
+        a, b, c = load(codes, 0), load(codes, LANES), load(codes, 2 * LANES)
+        d, e, f = load(codes, 3 * LANES), load(codes, 4 * LANES), load(codes, 5 * LANES)
         y = broadcast(codes, 4)  # of a constant a compiler might know the products
         for _ in range(rounds):
-            for _ in range(4):
+            for _ in range(REPEATS):
                 a, b, c = multiply(codes, a, a, y), multiply(codes, b, b, y), multiply(codes, c, c, y)
                 d, e, f = multiply(codes, d, d, y), multiply(codes, e, e, y), multiply(codes, f, f, y)
         out[tile] = lowest_word(add(add(add(a, b), add(c, d)), add(e, f)))
@@ -87,15 +88,15 @@ def _code_loop_6(start, stop, rounds, codes, out):
 
 @kernel
 def _code_loop_12(start, stop, rounds, codes, out):
-    """12 x 4 products a round: more than hide the latency, so that the ports never wait."""
+    """12 x REPEATS products a round: more than hide the latency, so that the ports never wait."""
     for tile in range(start, stop):
-        a, b, c = load(codes, 0), load(codes, 16), load(codes, 32)
-        d, e, f = load(codes, 48), load(codes, 64), load(codes, 80)
-        g, h, i = load(codes, 96), load(codes, 112), load(codes, 128)
-        j, k, l = load(codes, 144), load(codes, 160), load(codes, 176)
+        a, b, c = load(codes, 0), load(codes, LANES), load(codes, 2 * LANES)
+        d, e, f = load(codes, 3 * LANES), load(codes, 4 * LANES), load(codes, 5 * LANES)
+        g, h, i = load(codes, 6 * LANES), load(codes, 7 * LANES), load(codes, 8 * LANES)
+        j, k, l = load(codes, 9 * LANES), load(codes, 10 * LANES), load(codes, 11 * LANES)
         y = broadcast(codes, 4)
         for _ in range(rounds):
-            for _ in range(4):
+            for _ in range(REPEATS):
                 a, b, c = multiply(codes, a, a, y), multiply(codes, b, b, y), multiply(codes, c, c, y)
                 d, e, f = multiply(codes, d, d, y), multiply(codes, e, e, y), multiply(codes, f, f, y)
                 g, h, i = multiply(codes, g, g, y), multiply(codes, h, h, y), multiply(codes, i, i, y)
@@ -105,12 +106,12 @@ def _code_loop_12(start, stop, rounds, codes, out):
 
 @kernel
 def _float_loop_6(start, stop, rounds, floats, out):
-    """6 x 4 multiply-adds a round: as many as stay in the registers of a machine with 16 of 256 bits."""
+    """6 x REPEATS multiply-adds a round: as many as stay in the registers of a machine with 16 of 256 bits."""
     for tile in range(start, stop):
         x, y = fill(floats[0]), fill(floats[1])
         a, b, c, d, e, f = fill(floats[2]), fill(floats[3]), fill(floats[4]), fill(floats[5]), fill(floats[6]), fill(floats[7])
         for _ in range(rounds):
-            for _ in range(4):
+            for _ in range(REPEATS):
                 a, b, c = multiply_add(a, x, y), multiply_add(b, x, y), multiply_add(c, x, y)
                 d, e, f = multiply_add(d, x, y), multiply_add(e, x, y), multiply_add(f, x, y)
         out[tile] = lowest(a) + lowest(b) + lowest(c) + lowest(d) + lowest(e) + lowest(f)
@@ -118,14 +119,14 @@ def _float_loop_6(start, stop, rounds, floats, out):
 
 @kernel
 def _float_loop_12(start, stop, rounds, floats, out):
-    """12 x 4 multiply-adds a round: as many as hide the latency of two units of 512 bits."""
+    """12 x REPEATS multiply-adds a round: as many as hide the latency of two units of 512 bits."""
     for tile in range(start, stop):
         x, y = fill(floats[0]), fill(floats[1])
         a, b, c, d, e, f = fill(floats[2]), fill(floats[3]), fill(floats[4]), fill(floats[5]), fill(floats[6]), fill(floats[7])
         g, h, i, j = fill(floats[8]), fill(floats[9]), fill(floats[10]), fill(floats[11])
         k, l = fill(floats[12]), fill(floats[13])
         for _ in range(rounds):
-            for _ in range(4):
+            for _ in range(REPEATS):
                 a, b, c = multiply_add(a, x, y), multiply_add(b, x, y), multiply_add(c, x, y)
                 d, e, f = multiply_add(d, x, y), multiply_add(e, x, y), multiply_add(f, x, y)
                 g, h, i = multiply_add(g, x, y), multiply_add(h, x, y), multiply_add(i, x, y)
@@ -136,11 +137,11 @@ def _float_loop_12(start, stop, rounds, floats, out):
 
 @kernel
 def _clock_loop(start, stop, rounds, words, out):
-    """64 additions a round, each waiting for the one before."""
+    """CHAIN additions a round, each waiting for the one before."""
     for tile in range(start, stop):
         a, b = np.uint64(words[tile]), np.uint64(words[tile + 1])
         for _ in range(rounds):
-            for _ in range(32):
+            for _ in range(CHAIN // 2):
                 a += b
                 b += a
         out[tile] = a + b
@@ -202,17 +203,17 @@ def measure(quick=False):
         bandwidth_gbs : 10^9 bytes a second of a copy, read plus written
     """
     count = threads.get_threads()
-    words = np.random.default_rng(0).integers(0, 1 << 32, 192 + count + 1, np.uint32)
+    words = np.random.default_rng(0).integers(0, 1 << 32, 12 * LANES + count + 1, np.uint32)
     floats = np.full(14, 0.5, np.float32)
     out, float_out = np.zeros(count, np.uint32), np.zeros(count, np.float32)
     # function, its data, what one round does
     loops = {"clock": (_clock_loop, words, out, CHAIN),
-             "popcount_6": (_code_loop_6, words, out, 24 * BITS * LANES),
-             "popcount_12": (_code_loop_12, words, out, 48 * BITS * LANES),
-             "byte_6": (_code_loop_6, words.view(np.uint8), out, 24 * BYTES * LANES),
-             "byte_12": (_code_loop_12, words.view(np.uint8), out, 48 * BYTES * LANES),
-             "float_6": (_float_loop_6, floats, float_out, 24 * FLOATS),
-             "float_12": (_float_loop_12, floats, float_out, 48 * FLOATS)}
+             "popcount_6": (_code_loop_6, words, out, 6 * REPEATS * BITS * LANES),
+             "popcount_12": (_code_loop_12, words, out, 12 * REPEATS * BITS * LANES),
+             "byte_6": (_code_loop_6, words.view(np.uint8), out, 6 * REPEATS * BYTES * LANES),
+             "byte_12": (_code_loop_12, words.view(np.uint8), out, 12 * REPEATS * BYTES * LANES),
+             "float_6": (_float_loop_6, floats, float_out, 6 * REPEATS * FLOATS),
+             "float_12": (_float_loop_12, floats, float_out, 12 * REPEATS * FLOATS)}
     rounds, best = {}, dict.fromkeys(loops, np.inf)
     for name, (function, data, result, _) in loops.items():  # compile, then find how many rounds take about 4 ms
         _seconds(function, 1, data, result)

@@ -15,7 +15,7 @@ from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
+LANES = 16  # part of many a name here and of how kernels lay out what they load: not a number to turn
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _INTS = ir.VectorType(_I32, LANES)
 _SHORTS = ir.VectorType(_I16, LANES)
@@ -299,13 +299,13 @@ def mark_positions(typing, octet, target, codes, source, plane, position):
 
     def generate(context, builder, signature, args):
         octet, target, codes, source, plane, position = args
-        vector = ir.VectorType(_I8, 16)
+        vector = ir.VectorType(_I8, LANES)
         pointer = _pointer(context, builder, signature.args[0], octet, target, vector)
         code = _load(builder, _pointer(context, builder, signature.args[2], codes, source, vector), 1)
         one = ir.Constant(_I8, 1)
         wanted = _splat(builder, builder.shl(one, builder.trunc(plane, _I8)), vector)
         mark = _splat(builder, builder.shl(one, builder.trunc(position, _I8)), vector)
-        zeros = ir.Constant(vector, [0] * 16)
+        zeros = ir.Constant(vector, [0] * LANES)
         found = builder.icmp_unsigned("!=", builder.and_(code, wanted), zeros)
         _store(builder, builder.or_(_load(builder, pointer, 1), builder.select(found, mark, zeros)), pointer, 1)
         return context.get_dummy_value()
@@ -473,7 +473,7 @@ def copy16(typing, out, index, array, source):
     def generate(context, builder, signature, args):
         out, index, array, source = args
         out_type, _, array_type, _ = signature.args
-        vector = ir.VectorType(context.get_data_type(array_type.dtype), 16)
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), LANES)
         align = array_type.dtype.bitwidth // 8
         value = _load(builder, _pointer(context, builder, array_type, array, source, vector), align)
         _store(builder, value, _pointer(context, builder, out_type, out, index, vector), align)

@@ -13,17 +13,19 @@ Every rounding is the one that the unfused functions make, in the same order, so
 
 import numpy as np
 
-from bitnet.kernels.machine import threads
+from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
-from bitnet.kernels.machine.vectors import at, copy16, prefetch, put
+from bitnet.kernels.machine.vectors import LANES, at, copy16, prefetch, put
 from bitnet.kernels.pointwise.quantize import gradient_code, gradient_factor, gradient_limits
 from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
 
 # Loops go over segments of a line of pixels (``walk.lines_of``), and the constants of the channels are repeated for each
-# pixel of a segment. Pooling takes pixels out of lines, 16 numbers at a time: what is copied too much lands where the next
+# pixel of a segment. Pooling takes pixels out of lines, LANES numbers at a time: what is copied too much lands where the next
 # pixel goes, and after the last one in SLACK.
-SLACK = 16
+SLACK = LANES
+AHEAD = 512  # numbers after which a bit more of the next sample is fetched, a cache line at a time
+LINE = arrays.LINE // np.dtype(np.float32).itemsize
 
 
 @inlined
@@ -68,7 +70,7 @@ def _encode(start, stop, accum, kappa, scale, shift, height, line, segment, chan
             for t in range(pool * pool):
                 origin = t // pool * line + t % pool * channels
                 for x in range(0, out_line, channels):
-                    for c in range(0, channels, 16):
+                    for c in range(0, channels, LANES):
                         copy16(tap, x + c, z, origin + x * pool + c)
                 for i in range(out_line):
                     better = (t == 0) | (at(tap, i) > at(best, i))
@@ -124,7 +126,7 @@ def _line_of_dz(dz, parts, g, route, row, height, line, channels, pool, out_heig
                 put(parts, column * out_line + i, at(g, source + i) if passes else np.float32(0))
         for x in range(0, out_line, channels):
             for column in range(pool):
-                for c in range(0, channels, 16):
+                for c in range(0, channels, LANES):
                     copy16(dz, x * pool + column * channels + c, parts, column * out_line + x + c)
         for i in range(pool * out_line, line):
             put(dz, i, np.float32(0))
@@ -178,12 +180,12 @@ def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, heigh
         magnitude[sample] = peak
         factor = gradient_factor(largest[sample], half, limit)
         base = sample * size
-        for first in range(0, size, 512):
-            for i in range(first, first + 512, 16):  # meanwhile the next sample comes from memory
+        for first in range(0, size, AHEAD):
+            for i in range(first, first + AHEAD, LINE):  # meanwhile the next sample comes from memory
                 prefetch(accum, base + size + i)
                 if pool == 1:
                     prefetch(g, base + size + i)
-            for i in range(first, min(first + 512, size)):
+            for i in range(first, min(first + AHEAD, size)):
                 put(codes, base + i, gradient_code(at(dy, i), factor, half, uniform(key0, key1, base + i)))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
-from bitnet.kernels.machine.vectors import at, load, maximum, put, reached, store
-from bitnet.kernels.products.packing import words_for
+from bitnet.kernels.machine.vectors import LANES, at, load, maximum, put, reached, store
+from bitnet.kernels.products.packing import WORD, words_for
 
 
 @inlined
@@ -23,12 +23,12 @@ def _put_bits(out, word, bits, keep, half):
 @kernel
 def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channels, pool, out_height, out_width, planes, top,
                      left, padded_height, padded_width, out):
-    line, words = width * channels, (channels + 31) // 32
+    line, words = width * channels, -(-channels // WORD)
     plane_size, last = padded_height * padded_width * words, ((1 << planes) - 1) * channels
     signs = np.empty(line, np.int32)  # repeated for each pixel of a line, so that loops are long
     for x in range(width):
         signs[x * channels:(x + 1) * channels] = sign
-    value, pooled = np.zeros(line + 16, np.int32), np.zeros(out_width * channels + 16, np.int32)
+    value, pooled = np.zeros(line + LANES, np.int32), np.zeros(out_width * channels + LANES, np.int32)
     for row in range(start, stop):  # a row of results
         sample, oy = row // out_height, row % out_height
         source = (sample * height + oy * pool) * line
@@ -42,7 +42,7 @@ def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channe
         if pool > 1:
             result = pooled
             for x in range(out_width):
-                for c in range(0, channels, 16):  # past the last channel the next pixel is written twice
+                for c in range(0, channels, LANES):  # past the last channel the next pixel is written twice
                     i = x * pool * channels + c
                     best = load(value, i)
                     for t in range(1, pool):
@@ -50,9 +50,9 @@ def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channe
                     store(pooled, x * channels + c, best)
         target = sample * planes * plane_size + ((oy + top) * padded_width + left) * words
         for x in range(out_width):
-            for c in range(0, channels, 16):
-                i, word = x * channels + c, target + c // 32
-                keep, half = np.uint32((1 << min(16, channels - c)) - 1), np.uint32(c % 32)
+            for c in range(0, channels, LANES):
+                i, word = x * channels + c, target + c // WORD
+                keep, half = np.uint32((1 << min(LANES, channels - c)) - 1), np.uint32(c % WORD)
                 if planes == 1:
                     _put_bits(out, word, reached(result, i, thresholds, c), keep, half)
                 elif planes == 2:  # the bits of the number of thresholds reached, which rise: 1 or 3, 2 or 3
@@ -85,7 +85,7 @@ def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
         packs codes; code = number of thresholds t with sign * accum >= t
     """
     samples, height, width, channels = accum.shape
-    thresholds = np.concatenate([thresholds.reshape(-1), np.zeros(16, np.int32)])  # read sixteen at a time
+    thresholds = np.concatenate([thresholds.reshape(-1), np.zeros(LANES, np.int32)])  # read so many at a time
     (top, bottom), (left, right) = padding
     out_height, out_width = height // pool, width // pool
     out = arrays.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint32)

@@ -22,13 +22,15 @@ import numpy as np
 
 from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import kernel
-from bitnet.kernels.machine.vectors import at, put, store_levels, store_transposed
+from bitnet.kernels.machine.vectors import LANES, at, put, store_levels, store_transposed
 from bitnet.kernels.products.geometry import affine, to_levels
 from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
 from bitnet.kernels.products.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 
 SHORT = 1 << 15  # bytes that are packed quicker than another thread wakes up
-DIGIT = 4  # bits of a digit, where a level has two
+STEP = 4  # bytes that a lane multiplies in one step, as the instruction has it
+WIDE = 8   # bits of a code whose levels do not fit a signed byte: they have two digits
+DIGIT = WIDE // 2  # bits of a digit
 
 
 @kernel
@@ -46,17 +48,17 @@ def _pad_channels(start, stop, codes, height, width, channels, groups, top, left
 
 
 def _steps_for(depth):
-    """Steps of four bytes that cover ``depth`` bytes."""
-    return -(-depth // 4)
+    """Steps that cover ``depth`` bytes."""
+    return -(-depth // STEP)
 
 
 def _padded(codes, groups, padding):
-    """Codes with zero pixels around each image and channels filled up to fours: uint8 (N, groups, H', W', 4 * steps)."""
+    """Codes with zero pixels around each image and channels filled up to fours: uint8 (N, groups, H', W', STEP * steps)."""
     samples, height, width, channels = codes.values.shape
     (top_, bottom), (left, right) = padding
-    if groups == 1 and channels % 4 == 0 and top_ == bottom == left == right == 0:
+    if groups == 1 and channels % STEP == 0 and top_ == bottom == left == right == 0:
         return codes.values.reshape(samples, 1, height, width, channels)
-    shape = (samples, groups, height + top_ + bottom, width + left + right, 4 * _steps_for(channels // groups))
+    shape = (samples, groups, height + top_ + bottom, width + left + right, STEP * _steps_for(channels // groups))
     out = arrays.zeros(shape, np.uint8)
     threads.run(_pad_channels, samples * height, codes.values.reshape(-1), height, width, channels, groups, top_, left,
                 shape[2], shape[3], shape[4], out.reshape(-1))
@@ -65,46 +67,48 @@ def _padded(codes, groups, padding):
 
 def _digit_shifts(bits):
     """What the digits of a level count, from the lowest on."""
-    return (0,) if bits < 8 else (0, 1)  # in units of DIGIT bits
+    return (0,) if bits < WIDE else (0, 1)  # in units of DIGIT bits
 
 
 @kernel
 def _digit(bits, factor, offset, digit):
     """Mask, shift, factor and offset that make one digit of a level of a code."""
-    if bits < 8:
-        return 255, 0, factor, offset
-    return 15, 4 * digit, 2, 15
+    if bits < WIDE:
+        return (1 << WIDE) - 1, 0, factor, offset
+    return (1 << DIGIT) - 1, DIGIT * digit, 2, (1 << DIGIT) - 1
 
 
 @kernel
 def _pack_weight(start, stop, codes, taps, tap_pitch, group_pitch, depth, depth_pitch, columns, column_pitch, bits, factor,
                  offset, blocks, out, sums):
-    fours = (depth + 3) // 4
-    digits = 2 if bits == 8 else 1
+    fours = -(-depth // STEP)
+    digits = 2 if bits == WIDE else 1
     for tile in range(start, stop):
         group, block = tile // blocks, tile % blocks
         for t in range(taps.size):
-            for c in range(min(16, columns - 16 * block)):
-                source = taps[t] * tap_pitch + group * group_pitch + (16 * block + c) * column_pitch
+            for c in range(min(COLUMNS, columns - COLUMNS * block)):
+                source = taps[t] * tap_pitch + group * group_pitch + (COLUMNS * block + c) * column_pitch
                 for digit in range(digits):
                     mask, shift, times, minus = _digit(bits, factor, offset, digit)
-                    target = (((tile * digits + digit) * taps.size + t) * fours * 16 + c) * 4
+                    target = (((tile * digits + digit) * taps.size + t) * fours * COLUMNS + c) * STEP
                     for i in range(depth):
                         code = np.int64(at(codes, source + i * depth_pitch))
-                        put(out, target + i // 4 * 64 + i % 4, np.int8(times * (code >> shift & mask) - minus))
+                        level = times * (code >> shift & mask) - minus
+                        put(out, target + i // STEP * COLUMNS * STEP + i % STEP, np.int8(level))
                 total = 0
                 for i in range(depth):
                     total += np.int64(at(codes, source + i * depth_pitch))
-                put(sums, t * sums.size // taps.size + tile * 16 + c, np.int32(factor * total - depth * offset))
+                put(sums, t * sums.size // taps.size + tile * COLUMNS + c, np.int32(factor * total - depth * offset))
 
 
 def _weight(w, conv, along, taps=None):
-    """int8 array (groups, blocks, digits, taps * steps, 16, 4) of a weight, and the sums of its levels (taps, columns)."""
+    """int8 array (groups, blocks, digits, taps * steps, COLUMNS, STEP) of a weight; sums of its levels (taps, columns)."""
     taps = np.arange(conv.kernel[0] * conv.kernel[1]) if taps is None else taps
     pitches = {"inputs": (conv.group_in, conv.out_channels, conv.group_out, 1),
                "outputs": (conv.group_out, 1, conv.group_in, conv.out_channels)}[along]
     depth, blocks = pitches[0], blocks_for(pitches[2])
-    packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, 4), np.int8)
+    packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, STEP),
+                          np.int8)
     sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
     threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
                 conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1),
@@ -123,7 +127,7 @@ def forward(x, w, conv, dtype=np.int32, scale=None):
     """``popcount.forward`` by dot products of bytes: the same integers."""
     size, border = x.values.shape[1:3], x.encoding != "unsigned"
     weight, sums = _weight(w, conv, "inputs")
-    plan = forward_plan(conv, size, Layout(_steps_for(conv.group_in), 4, (0,), _digit_shifts(w.bits)), border=border)
+    plan = forward_plan(conv, size, Layout(_steps_for(conv.group_in), STEP, (0,), _digit_shifts(w.bits)), border=border)
     shape = (len(x.values), *conv.output_size(*size), conv.out_channels)
     out = arrays.empty(shape, dtype if scale is None else np.float32)
     table, doublings = _table(plan, x, sums)
@@ -134,7 +138,7 @@ def forward(x, w, conv, dtype=np.int32, scale=None):
 
 def input_grad(g, w, conv, size, scale):
     """``popcount.input_grad`` by dot products of bytes: the same integers, times the scale of their sample."""
-    plans, padding = input_grad_plans(conv, size, Layout(_steps_for(conv.group_out), 4, (0,), _digit_shifts(w.bits)))
+    plans, padding = input_grad_plans(conv, size, Layout(_steps_for(conv.group_out), STEP, (0,), _digit_shifts(w.bits)))
     covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
     out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
     gradient = _padded(g, conv.groups, padding)
@@ -148,17 +152,17 @@ def input_grad(g, w, conv, size, scale):
 @kernel
 def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, length, out):
     phases = stride_y * stride_x
-    wide = stride_x == 1 and width >= 16
+    wide = stride_x == 1 and width >= LANES
     for sample in range(start, stop):
         for i in range(sample * phases * channels * length, (sample + 1) * phases * channels * length):
             put(out, i, np.uint8(0))
         for y in range(height):
             row, image_row = y + top, (sample * height + y) * width
             base = (sample * phases + row % stride_y * stride_x) * channels * length + row // stride_y * row_width
-            first = channels // 16 * 16 if wide else 0  # blocks of 16 channels and 16 pixels, the last one may overlap
-            for c in range(0, first, 16):
-                for x in range(0, width, 16):
-                    begin = min(x, width - 16)
+            first = channels // LANES * LANES if wide else 0  # in squares of channels and pixels, the last one may overlap
+            for c in range(0, first, LANES):
+                for x in range(0, width, LANES):
+                    begin = min(x, width - LANES)
                     store_transposed(out, base + c * length + left + begin, length, codes,
                                      (image_row + begin) * channels + c, channels)
             for x in range(width):
@@ -172,51 +176,51 @@ def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, s
 @kernel
 def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_columns, blocks, bits, factor, offset, out):
     group_blocks = blocks * group_columns // columns
-    digits, fours = 2 if bits == 8 else 1, pixel_of.size // 4
+    digits, fours = 2 if bits == WIDE else 1, pixel_of.size // STEP
     for sample in range(start, stop):
         for block in range(blocks):
-            first = block % group_blocks * 16
+            first = block % group_blocks * COLUMNS
             source = sample * image + block // group_blocks * group_columns + first
-            count = min(16, group_columns - first)
+            count = min(COLUMNS, group_columns - first)
             for digit in range(digits):
                 mask, shift, times, minus = _digit(bits, factor, offset, digit)
-                target = ((sample * blocks + block) * digits + digit) * fours * 64
+                target = ((sample * blocks + block) * digits + digit) * fours * COLUMNS * STEP
                 for four in range(fours):
-                    p, q, r, s = (at(pixel_of, 4 * four), at(pixel_of, 4 * four + 1), at(pixel_of, 4 * four + 2),
-                                  at(pixel_of, 4 * four + 3))
-                    if count == 16:
+                    i = STEP * four
+                    p, q, r, s = at(pixel_of, i), at(pixel_of, i + 1), at(pixel_of, i + 2), at(pixel_of, i + 3)
+                    if count == COLUMNS:
                         store_levels(out, target, codes, source + p * columns if p >= 0 else -1,
                                      source + q * columns if q >= 0 else -1, source + r * columns if r >= 0 else -1,
                                      source + s * columns if s >= 0 else -1, mask, shift, times, minus)
                     else:
-                        for k in range(4):
-                            pixel = at(pixel_of, 4 * four + k)
+                        for k in range(STEP):
+                            pixel = at(pixel_of, i + k)
                             if pixel >= 0:
                                 for c in range(count):
                                     code = np.int64(at(codes, source + pixel * columns + c))
-                                    put(out, target + 4 * c + k, np.int8(times * (code >> shift & mask) - minus))
-                    target += 64
+                                    put(out, target + STEP * c + k, np.int8(times * (code >> shift & mask) - minus))
+                    target += COLUMNS * STEP
 
 
 @kernel
 def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, levels, lhs_steps,
                  rhs_steps, level_shift, doublings, length, x_sample, x_phase, g_sample, g_block, groups, group_in, group_out,
                  blocks):
-    row_blocks, taps = (group_in + 7) // 8, tap_offsets.size
-    accum, base = accumulators(taps * 8 * blocks * 16)
-    for tile in range(start, stop):  # eight input channels and all taps: x and g are read once for all of them
-        group, first = tile // row_blocks, tile % row_blocks * 8
-        count = min(8, group_in - first)
+    row_blocks, taps = -(-group_in // ROWS), tap_offsets.size
+    accum, base = accumulators(taps * ROWS * blocks * COLUMNS)
+    for tile in range(start, stop):  # ROWS input channels and all taps: x and g are read once for all of them
+        group, first = tile // row_blocks, tile % row_blocks * ROWS
+        count = min(ROWS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
             gradient = sample * g_sample + group * blocks * g_block
             for t in range(taps):
                 source = (sample * x_sample + at(tap_phases, t) * x_phase + (group * group_in + first) * length
                           + at(tap_offsets, t))
-                constant = ((at(tap_classes, t) * samples + sample) * groups + group) * blocks * 16
-                add_products(accum, base + t * 8 * blocks * 16, x, source, length, count, g, gradient, g_block, blocks, table,
-                             constant, levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
-        store_grad(out, accum, base, 0, taps, 8, first, count, group, groups, group_in, group_out, blocks)
+                constant = ((at(tap_classes, t) * samples + sample) * groups + group) * blocks * COLUMNS
+                add_products(accum, base + t * ROWS * blocks * COLUMNS, x, source, length, count, g, gradient, g_block, blocks,
+                             table, constant, levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
+        store_grad(out, accum, base, 0, taps, ROWS, first, count, group, groups, group_in, group_out, blocks)
 
 
 @lru_cache(maxsize=256)
@@ -226,10 +230,10 @@ def _fours(out_size, row_width):
     Cut from the stream as it is, groups also cover the holes between rows; cut row by row, each row's last one may be short.
     """
     height, width = out_size
-    whole = 4 * np.arange(_steps_for((height - 1) * row_width + width))
-    by_row = (np.arange(height)[:, None] * row_width + np.arange(0, width, 4)).ravel()
+    whole = STEP * np.arange(_steps_for((height - 1) * row_width + width))
+    by_row = (np.arange(height)[:, None] * row_width + np.arange(0, width, STEP)).ravel()
     offsets, row = (by_row, by_row // row_width) if len(by_row) < len(whole) else (whole, None)
-    positions = offsets[:, None] + np.arange(4)
+    positions = offsets[:, None] + np.arange(STEP)
     y, x = positions // row_width, positions % row_width
     is_output = (x < width) & (y < height) & (True if row is None else y == row[:, None])
     return offsets, np.where(is_output, y * width + x, -1).ravel()
@@ -248,7 +252,7 @@ def weight_grad(g, x, conv, scale):
     blocks = blocks_for(conv.group_out)
     out_size = g.values.shape[1:3]
     offsets, pixel_of = _fours(out_size, plan.row_width)
-    shape = (samples, conv.groups * blocks, len(_digit_shifts(g.bits)), len(offsets), COLUMNS, 4)
+    shape = (samples, conv.groups * blocks, len(_digit_shifts(g.bits)), len(offsets), COLUMNS, STEP)
     gradient = arrays.empty(shape, np.int8)
     if conv.group_out % COLUMNS:
         gradient[:] = 0
@@ -256,7 +260,7 @@ def weight_grad(g, x, conv, scale):
                 conv.group_out, conv.groups * blocks, g.bits, *affine(g), gradient.reshape(-1))
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
-    length = max(rows_down * plan.row_width, int(plan.tap_offsets.max() + offsets[-1]) + 4)
+    length = max(rows_down * plan.row_width, int(plan.tap_offsets.max() + offsets[-1]) + STEP)
     stream = arrays.empty((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
@@ -269,6 +273,6 @@ def weight_grad(g, x, conv, scale):
     threads.run(_weight_grad, tiles, samples, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1),
                 scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
                 *_stream_steps(out_size, plan.row_width, _digit_shifts(g.bits)), DIGIT, factor - 1, length, stream[0].size,
-                stream[0, 0].size, gradient[0].size // 4, gradient[0, 0].size // 4, conv.groups, conv.group_in,
+                stream[0, 0].size, gradient[0].size // STEP, gradient[0, 0].size // STEP, conv.groups, conv.group_in,
                 conv.group_out, blocks)
     return out

@@ -19,6 +19,7 @@ from bitnet.kernels.products import direct
 
 TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
 PARTS = 16            # partial sums of a float weight gradient, added in a fixed order
+OUTPUTS = 256         # columns of one tile of a fully connected layer
 
 
 @inlined
@@ -249,4 +250,4 @@ def _product(a, b, out):
     def work(first, last):
         np.matmul(a, b[:, first:last], out=out[:, first:last])
 
-    _over(work, b.shape[1], 256)
+    _over(work, b.shape[1], OUTPUTS)

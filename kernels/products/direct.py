@@ -26,17 +26,19 @@ import numpy as np
 
 from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import kernel
-from bitnet.kernels.machine.vectors import at, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.machine.vectors import LANES, at, load_floats, multiply_add, put, store_floats
 
-COLUMNS = 16
-PIXELS = 240  # pixels of one tile of a convolution
+COLUMNS = LANES  # of a register tile
+RUN = 32      # floats of a filter row at most: with more of them, im2col is worth it
+ROWS = 6      # of a register tile, which has six named registers: another number would be another tile
+PIXELS = 240  # of one tile of a convolution
 PARTS = 16    # partial sums of a weight gradient, added in a fixed order
-LINES = 5     # vectors of 16 weights that are summed in one visit of a patch
+LINES = 5     # vectors of weights that are summed in one visit of a patch, in five named registers
 
 
 def serves(x, conv):
     """Is this a convolution that the kernels here are made for?"""
-    return x.dtype == np.float32 and conv.groups == 1 and conv.in_channels * conv.kernel[1] <= 32
+    return x.dtype == np.float32 and conv.groups == 1 and conv.in_channels * conv.kernel[1] <= RUN
 
 
 def _pitch(conv, size):
@@ -83,20 +85,20 @@ def _packed(w, bias, conv):
 @kernel
 def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns, blocks):
     """Outputs of pixels first .. last - 1 of an image that begins at x[source]: pixel p to y[target + p * columns]."""
-    for p in range(first, last, 6):  # past the last pixel, it is computed again
+    for p in range(first, last, ROWS):  # past the last pixel, it is computed again
         p1, p2, p3 = min(p + 1, last - 1), min(p + 2, last - 1), min(p + 3, last - 1)
         p4, p5 = min(p + 4, last - 1), min(p + 5, last - 1)
         i0, i1, i2 = source + at(starts, p), source + at(starts, p1), source + at(starts, p2)
         i3, i4, i5 = source + at(starts, p3), source + at(starts, p4), source + at(starts, p5)
         for block in range(blocks):
-            weight = block * offsets.size * 16
-            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, 16 * block)
+            weight = block * offsets.size * COLUMNS
+            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, COLUMNS * block)
             for k in range(offsets.size):
-                filters, o = load_floats(w, weight + 16 * k), at(offsets, k)
+                filters, o = load_floats(w, weight + COLUMNS * k), at(offsets, k)
                 a0, a1 = multiply_add(a0, x, i0 + o, filters), multiply_add(a1, x, i1 + o, filters)
                 a2, a3 = multiply_add(a2, x, i2 + o, filters), multiply_add(a3, x, i3 + o, filters)
                 a4, a5 = multiply_add(a4, x, i4 + o, filters), multiply_add(a5, x, i5 + o, filters)
-            base, count = target + 16 * block, columns - 16 * block
+            base, count = target + COLUMNS * block, columns - COLUMNS * block
             store_floats(y, base + p * columns, a0, count)
             store_floats(y, base + p1 * columns, a1, count)
             store_floats(y, base + p2 * columns, a2, count)
@@ -108,9 +110,9 @@ def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns
 @kernel
 def _forward(start, stop, x, w, bias, y, starts, offsets, sample_size, columns, blocks, tiles):
     for tile in range(start, stop):
-        sample, first = tile // tiles, tile % tiles * 240
+        sample, first = tile // tiles, tile % tiles * PIXELS
         _pixels(x, w, bias, y, sample * sample_size, sample * starts.size * columns, starts, first,
-                min(first + 240, starts.size), offsets, columns, blocks)
+                min(first + PIXELS, starts.size), offsets, columns, blocks)
 
 
 def forward(x, w, conv, bias=None):
@@ -195,13 +197,14 @@ def _block_grads(start, stop, x, g, route, partial, sums, cells, moves, lines, b
                     put(value, i, at(g, source + f))
                     put(count, f, i + np.int64(way != 0))  # what does not pass is overwritten by the next
             for f in range(channels):
-                for line in range(0, lines.size, 5):
+                for line in range(0, lines.size, LINES):
                     o0, o1, o2 = at(lines, line), at(lines, line + 1), at(lines, line + 2)
                     o3, o4 = at(lines, line + 3), at(lines, line + 4)
-                    target, total = ((part * channels + f) * lines.size + line) * 16, 0.0
-                    a0, a1 = load_floats(partial, target), load_floats(partial, target + 16)
-                    a2, a3 = load_floats(partial, target + 32), load_floats(partial, target + 48)
-                    a4 = load_floats(partial, target + 64)
+                    target, total = ((part * channels + f) * lines.size + line) * COLUMNS, 0.0
+                    a0, a1 = load_floats(partial, target), load_floats(partial, target + COLUMNS)
+                    a2 = load_floats(partial, target + 2 * COLUMNS)
+                    a3 = load_floats(partial, target + 3 * COLUMNS)
+                    a4 = load_floats(partial, target + 4 * COLUMNS)
                     for i in range(f * cells.size, at(count, f)):
                         p = np.int64(at(where, i))
                         a0 = multiply_add(a0, value, i, load_floats(image, p + o0))
@@ -210,11 +213,11 @@ def _block_grads(start, stop, x, g, route, partial, sums, cells, moves, lines, b
                         a3 = multiply_add(a3, value, i, load_floats(image, p + o3))
                         a4 = multiply_add(a4, value, i, load_floats(image, p + o4))
                         total += np.float64(at(value, i))
-                    store_floats(partial, target, a0, 16)
-                    store_floats(partial, target + 16, a1, 16)
-                    store_floats(partial, target + 32, a2, 16)
-                    store_floats(partial, target + 48, a3, 16)
-                    store_floats(partial, target + 64, a4, 16)
+                    store_floats(partial, target, a0, COLUMNS)
+                    store_floats(partial, target + COLUMNS, a1, COLUMNS)
+                    store_floats(partial, target + 2 * COLUMNS, a2, COLUMNS)
+                    store_floats(partial, target + 3 * COLUMNS, a3, COLUMNS)
+                    store_floats(partial, target + 4 * COLUMNS, a4, COLUMNS)
                     if line == 0:
                         put(sums, part * channels + f, at(sums, part * channels + f) + total)
 
@@ -258,25 +261,25 @@ def _weight_grad(start, stop, x, g, partial, starts, offsets, bounds, sample_siz
     for tile in range(start, stop):
         part, block = tile // blocks, tile % blocks
         for sample in range(bounds[part], bounds[part + 1]):  # its gradient stays in cache
-            for k in range(0, offsets.size, 6):
+            for k in range(0, offsets.size, ROWS):
                 o0, o1, o2 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2)
                 o3, o4, o5 = at(offsets, k + 3), at(offsets, k + 4), at(offsets, k + 5)
-                target = ((part * blocks + block) * offsets.size + k) * 16
-                a0, a1 = load_floats(partial, target), load_floats(partial, target + 16)
-                a2, a3 = load_floats(partial, target + 32), load_floats(partial, target + 48)
-                a4, a5 = load_floats(partial, target + 64), load_floats(partial, target + 80)
+                target = ((part * blocks + block) * offsets.size + k) * COLUMNS
+                a0, a1 = load_floats(partial, target), load_floats(partial, target + COLUMNS)
+                a2, a3 = load_floats(partial, target + 2 * COLUMNS), load_floats(partial, target + 3 * COLUMNS)
+                a4, a5 = load_floats(partial, target + 4 * COLUMNS), load_floats(partial, target + 5 * COLUMNS)
                 for p in range(pixels):
                     i = sample * sample_size + at(starts, p)
-                    gradient = load_floats(g, (sample * pixels + p) * columns + 16 * block)
+                    gradient = load_floats(g, (sample * pixels + p) * columns + COLUMNS * block)
                     a0, a1 = multiply_add(a0, x, i + o0, gradient), multiply_add(a1, x, i + o1, gradient)
                     a2, a3 = multiply_add(a2, x, i + o2, gradient), multiply_add(a3, x, i + o3, gradient)
                     a4, a5 = multiply_add(a4, x, i + o4, gradient), multiply_add(a5, x, i + o5, gradient)
-                store_floats(partial, target, a0, 16)
-                store_floats(partial, target + 16, a1, 16)
-                store_floats(partial, target + 32, a2, 16)
-                store_floats(partial, target + 48, a3, 16)
-                store_floats(partial, target + 64, a4, 16)
-                store_floats(partial, target + 80, a5, 16)
+                store_floats(partial, target, a0, COLUMNS)
+                store_floats(partial, target + COLUMNS, a1, COLUMNS)
+                store_floats(partial, target + 2 * COLUMNS, a2, COLUMNS)
+                store_floats(partial, target + 3 * COLUMNS, a3, COLUMNS)
+                store_floats(partial, target + 4 * COLUMNS, a4, COLUMNS)
+                store_floats(partial, target + 5 * COLUMNS, a5, COLUMNS)
 
 
 def weight_grad(g, x, conv):
@@ -289,7 +292,7 @@ def weight_grad(g, x, conv):
     g = np.ascontiguousarray(g)
     parts = min(PARTS, len(x))
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
-    offsets = np.append(offsets, np.zeros(-depth % 6, np.int64))  # fill the last tile; its extra rows are dropped
+    offsets = np.append(offsets, np.zeros(-depth % ROWS, np.int64))  # fill the last tile; its extra rows are dropped
     partial = np.zeros((parts, blocks, len(offsets), COLUMNS), np.float32)
     threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), starts, offsets, bounds,
                 x[:1].size, blocks * COLUMNS, blocks)

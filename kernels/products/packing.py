@@ -16,11 +16,22 @@ import numpy as np
 
 from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import kernel
-from bitnet.kernels.machine.vectors import at, bits_of_16, bits_of_32, gather_column_bits, mark_positions, put, store, zero
+from bitnet.kernels.machine.vectors import (
+    LANES,
+    at,
+    bits_of_16,
+    bits_of_32,
+    gather_column_bits,
+    mark_positions,
+    put,
+    store,
+    zero,
+)
 from bitnet.kernels.products.geometry import plane_bits, planes_of
 from bitnet.kernels.products.spatial import COLUMNS, blocks_for
 
-WORD = 32
+WORD = 32  # bits, which uint32 and ``bits_of_32`` say as well
+OCTET = 8  # positions whose bits are gathered in a byte a channel
 SHORT = 1 << 18  # bits that are packed quicker than another thread wakes up
 
 
@@ -31,12 +42,12 @@ def words_for(depth):
 
 @kernel
 def gather_bits(codes, index, count, plane):
-    """Bit ``plane`` of ``codes[index : index + count]``, count <= 32, as one word."""
-    if count == 32:
+    """Bit ``plane`` of ``codes[index : index + count]``, count <= WORD, as one word."""
+    if count == WORD:
         return bits_of_32(codes, index, plane)
     word, done = np.uint32(0), 0
-    if count >= 16:
-        word, done = bits_of_16(codes, index, plane), 16
+    if count >= LANES:
+        word, done = bits_of_16(codes, index, plane), LANES
     for i in range(done, count):
         word |= np.uint32((at(codes, index + i) >> plane) & 1) << np.uint32(i)
     return word
@@ -45,7 +56,7 @@ def gather_bits(codes, index, count, plane):
 @kernel
 def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
     group_channels = channels // groups
-    words = (group_channels + 31) // 32
+    words = -(-group_channels // WORD)
     line, plane_size = padded_width * words, padded_height * padded_width * words
     for row in range(start, stop):  # of padded images
         sample, y = row // padded_height, row % padded_height - top
@@ -63,9 +74,9 @@ def _pack_channels(start, stop, codes, height, width, channels, groups, planes, 
                 target += left * words
                 for _ in range(width):
                     for word in range(words):
-                        count = min(32, group_channels - 32 * word)
+                        count = min(WORD, group_channels - WORD * word)
                         for plane in range(planes):
-                            bits = gather_bits(codes, source + 32 * word, count, plane)
+                            bits = gather_bits(codes, source + WORD * word, count, plane)
                             put(out, target + plane * plane_size + word, bits)
                     source += channels
                     target += words
@@ -96,42 +107,42 @@ def pack_channels(codes, groups, padding):
 
 @kernel
 def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
-    words = (depth + 31) // 32
+    words = -(-depth // WORD)
     for tile in range(start, stop):
-        first = tile // blocks * group_columns + 16 * (tile % blocks)
-        count = min(16, group_columns - 16 * (tile % blocks))
+        first = tile // blocks * group_columns + COLUMNS * (tile % blocks)
+        count = min(COLUMNS, group_columns - COLUMNS * (tile % blocks))
         for t in range(taps.size):
             source = taps[t] * depth * columns + first
             for plane in range(planes):
-                target = ((tile * planes + plane) * taps.size + t) * words * 16
+                target = ((tile * planes + plane) * taps.size + t) * words * COLUMNS
                 for word in range(words):
-                    begin, end = 32 * word, min(depth, 32 * word + 32)
-                    if count == 16:
+                    begin, end = WORD * word, min(depth, WORD * word + WORD)
+                    if count == COLUMNS:
                         bits = zero()
                         for i in range(begin, end):
                             bits = gather_column_bits(bits, codes, source + i * columns, plane, i - begin)
-                        store(out, target + 16 * word, bits)
+                        store(out, target + COLUMNS * word, bits)
                         continue
                     for c in range(count):
                         one = np.uint32(0)
                         for i in range(begin, end):
                             one |= np.uint32((at(codes, source + i * columns + c) >> plane) & 1) << np.uint32(i - begin)
-                        put(out, target + 16 * word + c, one)
+                        put(out, target + COLUMNS * word + c, one)
 
 
 @kernel
 def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
-    words = (depth + 31) // 32
+    words = -(-depth // WORD)
     for tile in range(start, stop):
         group = tile // blocks
         for t in range(taps.size):
-            for c in range(min(16, group_columns - 16 * (tile % blocks))):
-                source = (taps[t] * group_columns + 16 * (tile % blocks) + c) * columns + group * depth
+            for c in range(min(COLUMNS, group_columns - COLUMNS * (tile % blocks))):
+                source = (taps[t] * group_columns + COLUMNS * (tile % blocks) + c) * columns + group * depth
                 for plane in range(planes):
-                    target = ((tile * planes + plane) * taps.size + t) * words * 16 + c
+                    target = ((tile * planes + plane) * taps.size + t) * words * COLUMNS + c
                     for word in range(words):
-                        count = min(32, depth - 32 * word)
-                        put(out, target + 16 * word, gather_bits(codes, source + 32 * word, count, plane))
+                        count = min(WORD, depth - WORD * word)
+                        put(out, target + COLUMNS * word, gather_bits(codes, source + WORD * word, count, plane))
 
 
 def pack_weight(codes, conv, along, taps=None):
@@ -169,19 +180,19 @@ def pack_weight(codes, conv, along, taps=None):
 @kernel
 def _pack_positions(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, planes,
                     group_channels, group_stride, out, out_words, out_channels):
-    octet = np.empty(planes * out_channels, np.uint8)  # one bit of each of eight positions, a byte a channel
+    octet = np.empty(planes * out_channels, np.uint8)  # one bit of each of OCTET positions, a byte a channel
     phases = stride_y * stride_x
     for sample in range(start, stop):
         for phase in range(phases):
             image = (sample * phases + phase) * planes
             for i in range(image * out_words * out_channels, (image + planes) * out_words * out_channels):
                 put(out, i, np.uint32(0))
-            for q8 in range(out_words * 4):
+            for q8 in range(out_words * (WORD // OCTET)):
                 octet[:] = 0
                 found = False
-                for j in range(8):
-                    y = (q8 * 8 + j) // row_width * stride_y + phase // stride_x - top
-                    x = (q8 * 8 + j) % row_width * stride_x + phase % stride_x - left
+                for j in range(OCTET):
+                    y = (q8 * OCTET + j) // row_width * stride_y + phase // stride_x - top
+                    x = (q8 * OCTET + j) % row_width * stride_x + phase % stride_x - left
                     if 0 <= y < height and 0 <= x < width:
                         found = True
                         pixel = ((sample * height + y) * width + x) * channels
@@ -190,16 +201,16 @@ def _pack_positions(start, stop, codes, height, width, channels, top, left, stri
                                 source = pixel + group * group_channels
                                 target = plane * out_channels + group * group_stride
                                 done = 0
-                                while done + 16 <= group_channels:
+                                while done + LANES <= group_channels:
                                     mark_positions(octet, target + done, codes, source + done, plane, j)
-                                    done += 16
+                                    done += LANES
                                 for c in range(done, group_channels):
                                     bit = np.uint8(at(codes, source + c) >> plane) & np.uint8(1)
                                     put(octet, target + c, at(octet, target + c) | np.uint8(bit << j))
                 if found:
-                    shift = np.uint32(q8 % 4 * 8)
+                    shift = np.uint32(q8 % (WORD // OCTET) * OCTET)
                     for plane in range(planes):
-                        target = ((image + plane) * out_words + q8 // 4) * out_channels
+                        target = ((image + plane) * out_words + q8 // (WORD // OCTET)) * out_channels
                         for c in range(out_channels):
                             bits = np.uint32(at(octet, plane * out_channels + c))
                             put(out, target + c, at(out, target + c) | (bits << shift))

@@ -28,13 +28,13 @@ import numpy as np
 
 from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
-from bitnet.kernels.machine.vectors import at, put, store_shifted
+from bitnet.kernels.machine.vectors import LANES, at, put, store_shifted
 from bitnet.kernels.products.geometry import planes_of, to_levels
 from bitnet.kernels.products.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
 from bitnet.kernels.products.tiles import accumulators, add_products, run_spatial, store_grad
 
-_CHANNELS = 16  # input channels of a tile of a weight gradient: their words are shifted together
+CHANNELS = LANES  # input channels of a tile of a weight gradient: their words are shifted together, as one vector
 
 
 def _table(plan, planes, w_planes, sums, depth):
@@ -128,45 +128,45 @@ def input_grad(g, w, conv, size, scale):
 
 @inlined
 def _shift(stream, source, channels, count, offset, mask, out, target):
-    """Cut words from bit ``offset`` on out of the bit streams of ``count`` <= 16 channels, and apply the mask."""
-    low = offset % 32
-    source += offset // 32 * channels
+    """Cut words from bit ``offset`` on out of the bit streams of ``count`` <= CHANNELS channels, and apply the mask."""
+    low = offset % WORD
+    source += offset // WORD * channels
     for word in range(mask.size):
         keep = at(mask, word)
-        if count == 16:
+        if count == CHANNELS:
             store_shifted(out, target, stream, source, source + channels, low, keep)
         else:
             for c in range(count):
-                pair = np.uint64(at(stream, source + c)) | np.uint64(at(stream, source + channels + c)) << np.uint64(32)
+                pair = np.uint64(at(stream, source + c)) | np.uint64(at(stream, source + channels + c)) << np.uint64(WORD)
                 put(out, target + c, np.uint32(pair >> np.uint64(low)) & keep)
         source += channels
-        target += 16
+        target += CHANNELS
 
 
 @kernel
 def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, kernel_x, mask, levels,
                  lhs_steps, rhs_steps, doublings, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out,
                  blocks):
-    row_blocks, channels = (group_in + 15) // 16, groups * group_in
-    shifted = np.zeros(planes * mask.size * 16, np.uint32)
-    accum, base = accumulators(kernel_x * 16 * blocks * 16)
-    for tile in range(start, stop):  # 16 input channels and the taps of a filter row: one reading of x and g serves all
+    row_blocks, channels = -(-group_in // CHANNELS), groups * group_in
+    shifted = np.zeros(planes * mask.size * CHANNELS, np.uint32)
+    accum, base = accumulators(kernel_x * CHANNELS * blocks * COLUMNS)
+    for tile in range(start, stop):  # CHANNELS input channels and the taps of a filter row: one reading of x and g serves all
         taps = tile // (groups * row_blocks) * kernel_x
-        group, first = tile // row_blocks % groups, tile % row_blocks * 16
-        count = min(16, group_in - first)
+        group, first = tile // row_blocks % groups, tile % row_blocks * CHANNELS
+        count = min(CHANNELS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
-            gradient = sample * g_sample + group * blocks * 16
+            gradient = sample * g_sample + group * blocks * COLUMNS
             for t in range(kernel_x):
                 phase, offset, border = at(tap_phases, taps + t), at(tap_offsets, taps + t), at(tap_classes, taps + t)
                 source = sample * x_sample + phase * x_phase + group * group_in + first
                 for plane in range(planes):
                     _shift(x, source + plane * plane_words * channels, channels, count, offset, mask, shifted,
-                           plane * mask.size * 16)
-                constant = ((border * samples + sample) * groups + group) * blocks * 16
-                add_products(accum, base + t * 256 * blocks, shifted, 0, 1, count, g, gradient, 16, blocks, table, constant,
-                             levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, base, taps, kernel_x, 16, first, count, group, groups, group_in, group_out, blocks)
+                           plane * mask.size * CHANNELS)
+                constant = ((border * samples + sample) * groups + group) * blocks * COLUMNS
+                add_products(accum, base + t * CHANNELS * blocks * COLUMNS, shifted, 0, 1, count, g, gradient, COLUMNS, blocks,
+                             table, constant, levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
+        store_grad(out, accum, base, taps, kernel_x, CHANNELS, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -186,7 +186,7 @@ def _streams(conv, size, g_shifts, x_planes):
     mask = np.zeros(words * WORD, np.uint8)
     mask[plan.positions] = 1
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
-    table = steps(x_planes.shifts, g_shifts, words * _CHANNELS, words * columns, np.arange(words) * _CHANNELS,
+    table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
                   np.arange(words) * columns)
     return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
                     np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), *table)
@@ -222,7 +222,7 @@ def weight_grad(g, x, conv, scale):
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
-    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // _CHANNELS)
+    tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
     table, scale = arrays.aligned(table, np.int32), _halved(scale, g_planes.halvings + x_planes.halvings)
     threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
                 scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-COLUMNS = 16  # of a register tile: a vector of 32-bit lanes
+from bitnet.kernels.machine.vectors import LANES
+
+COLUMNS = LANES  # of a register tile: a vector of 32-bit lanes
 
 
 def blocks_for(columns):

@@ -15,14 +15,15 @@ meets which is a table too (``spatial.steps``), so strides, padding, taps, plane
 
 import numpy as np
 
-from bitnet.kernels.machine import threads
+from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
-from bitnet.kernels.products.spatial import blocks_for
+from bitnet.kernels.products.spatial import COLUMNS, blocks_for
 
-ROWS = 8          # of a register tile
+ROWS = 8          # of a register tile, which has eight named registers: another number would be another tile
 ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads
-BLOCKS = 4        # of 16 columns in one tile of work
+BLOCKS = 4        # of sixteen columns in one tile of work
+LINE = arrays.LINE // np.dtype(np.float32).itemsize  # floats of a cache line
 _ONE = np.ones(1, np.float32)
 
 
@@ -48,17 +49,18 @@ def _spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row
             rhs_steps, level_shift, doublings, sample_size, group_size, block_size, groups, blocks, group_columns, out_pixels):
     """Results of a product over channels and taps; see ``popcount`` and ``byte_dot`` for the operands.
 
-    A tile of work is 128 results and up to four blocks of columns. ``out`` may be int32, int16 (the caller knows that all
-    results fit) or float32 (times ``scale`` of the sample).
+    A tile of work is ROW_BLOCK results and up to BLOCKS blocks of columns. ``out`` may be int32, int16 (the caller knows that
+    all results fit) or float32 (times ``scale`` of the sample).
     """
-    pixels, slots, parts = row_offsets.size, groups * blocks, (blocks + 3) // 4
+    pixels, slots, parts = row_offsets.size, groups * blocks, -(-blocks // BLOCKS)
     columns = groups * group_columns
-    begin, target, constant = np.empty(136, np.int64), np.empty(136, np.int64), np.empty(136, np.int64)
-    factors = np.empty(136, np.float32)
+    room = ROW_BLOCK + ROWS
+    begin, target, constant = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    factors = np.empty(room, np.float32)
     for tile in range(start, stop):
-        row, part = tile // (groups * parts) * 128, tile % (groups * parts)
-        count = min(128, samples * pixels - row)
-        group, first = part // parts, part % parts * 4
+        row, part = tile // (groups * parts) * ROW_BLOCK, tile % (groups * parts)
+        count = min(ROW_BLOCK, samples * pixels - row)
+        group, first = part // parts, part % parts * BLOCKS
         sample, p, k = row // pixels, row % pixels, 0
         while k < count:  # where the rows of each image begin and end
             run = min(count - k, pixels - p)
@@ -70,20 +72,20 @@ def _spatial(start, stop, samples, lhs, rhs, table, scale, out, row_offsets, row
             for q in range(run):
                 put(target, k + q, result + at(row_targets, p + q) * columns)
             for q in range(run):
-                put(constant, k + q, (at(row_classes, p + q) * slots + group * blocks) * 16)
+                put(constant, k + q, (at(row_classes, p + q) * slots + group * blocks) * COLUMNS)
             for q in range(run):
                 put(factors, k + q, factor)
             k, p, sample = k + run, 0, sample + 1
-        for k in range(count, (count + 7) // 8 * 8):  # the last row again: the same result, written twice
+        for k in range(count, -(-count // ROWS) * ROWS):  # the last row again: the same result, written twice
             begin[k], target[k], constant[k], factors[k] = begin[k - 1], target[k - 1], constant[k - 1], factors[k - 1]
-        for block in range(first, min(first + 4, blocks)):
-            column, width = 16 * block, group_columns - 16 * block
+        for block in range(first, min(first + BLOCKS, blocks)):
+            column, width = COLUMNS * block, group_columns - COLUMNS * block
             j = (group * blocks + block) * block_size
-            for r in range(0, count, 8):
+            for r in range(0, count, ROWS):
                 a, b, c, d, e, f, g, h = register_tile(
                     lhs, at(begin, r), at(begin, r + 1), at(begin, r + 2), at(begin, r + 3), at(begin, r + 4),
                     at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, levels, lhs_steps, rhs_steps, level_shift)
-                if width >= 16:
+                if width >= COLUMNS:
                     _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, None)
                 else:
                     _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors,
@@ -127,8 +129,8 @@ def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_
 @kernel
 def accumulators(size):
     """A float32 array with ``size`` zeros from a cache line on, and where that is."""
-    accum = np.zeros(size + 16, np.float32)
-    return accum, -(accum.ctypes.data // 4) % 16
+    accum = np.zeros(size + LINE, np.float32)
+    return accum, -(accum.ctypes.data // accum.itemsize) % LINE
 
 
 @inlined
@@ -136,19 +138,19 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
                  rhs_steps, level_shift, doublings, scale):
     """Add scaled results of ``count`` rows and all columns of one sample to ``accum``, from ``base`` on.
 
-    There are (rows in eights, blocks * 16) of them. Row r begins at ``first + r * pitch``. Past the last row, it is read
-    again, and what it gives is not used.
+    There are (rows in whole register tiles, blocks * COLUMNS) of them. Row r begins at ``first + r * pitch``. Past the last
+    row, it is read again, and what it gives is not used.
     """
-    width, last = 16 * blocks, count - 1
+    width, last = COLUMNS * blocks, count - 1
     for block in range(blocks):
-        k, column = constant + 16 * block, j + block * block_size
-        for row in range(0, count, 8):
+        k, column = constant + COLUMNS * block, j + block * block_size
+        for row in range(0, count, ROWS):
             a, b, c, d, e, f, g, h = register_tile(
                 lhs, first + row * pitch, first + min(row + 1, last) * pitch, first + min(row + 2, last) * pitch,
                 first + min(row + 3, last) * pitch, first + min(row + 4, last) * pitch, first + min(row + 5, last) * pitch,
                 first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch, rhs, column, levels, lhs_steps,
                 rhs_steps, level_shift)
-            o = base + row * width + 16 * block
+            o = base + row * width + COLUMNS * block
             add_scaled_result(accum, o, lhs, table, k, a, doublings, scale)
             add_scaled_result(accum, o + width, lhs, table, k, b, doublings, scale)
             add_scaled_result(accum, o + 2 * width, lhs, table, k, c, doublings, scale)
@@ -161,9 +163,9 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
 
 @inlined
 def store_grad(out, accum, base, taps, tile_taps, rows, first, count, group, groups, group_in, group_out, blocks):
-    """Copy sums (taps, rows, blocks * 16) of ``count`` input channels to their places in a weight's gradient."""
+    """Copy sums (taps, rows, blocks * COLUMNS) of ``count`` input channels to their places in a weight's gradient."""
     for t in range(tile_taps):
         for row in range(count):
             target = (((taps + t) * group_in + first + row) * groups + group) * group_out
             for c in range(group_out):
-                put(out, target + c, at(accum, base + (t * rows + row) * blocks * 16 + c))
+                put(out, target + c, at(accum, base + (t * rows + row) * blocks * COLUMNS + c))
