@@ -17,7 +17,7 @@ from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import LANES, at, copy16, prefetch, put
-from bitnet.kernels.pointwise.quantize import gradient_code, gradient_factor, gradient_limits
+from bitnet.kernels.pointwise.quantize import activation_code, gradient_code, gradient_factor, gradient_limits
 from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
 
 # Loops go over segments of a line of pixels (``walk.lines_of``), and the constants of the channels are repeated for each
@@ -80,7 +80,7 @@ def _encode(start, stop, accum, kappa, scale, shift, height, line, segment, chan
         for i in range(out_line):
             value = at(best, i)
             put(route, target + i, at(place, i) if (value >= zero) & (value <= one) else np.uint8(0))
-            put(codes, target + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
+            put(codes, target + i, activation_code(value, top))
 
 
 def encode(accum, kappa, scale, shift, pool, bits):

@@ -8,6 +8,37 @@ from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import at, put
 from bitnet.kernels.pointwise.walk import BLOCK, SEGMENT, blocks
 
+# The roundings, each in one place: whatever kernel makes a code, it makes this one
+
+@inlined
+def nearest_code(level):
+    """rint(level), halves to even: a level from 0 to 255 as a code. By way of int32, as vectors of floats have it."""
+    return np.uint8(np.int32(np.rint(level)))
+
+
+@inlined
+def activation_code(value, top):
+    """rint(top * clip(value, 0, 1)): the code of an activation, where ``top`` is the largest one, in the value's type."""
+    return nearest_code(top * min(max(value, np.float32(0)), np.float32(1)))
+
+
+@inlined
+def gradient_factor(largest, half, limit):
+    """What turns gradients from -largest to largest into levels from -half to half: rounded up, so that extremes stay extremes.
+
+    It is finite also where the largest is 0, or so small that its inverse is not finite.
+    """
+    factor = half / largest
+    return min(factor if factor * largest >= half else np.nextafter(factor, limit), limit)
+
+
+@inlined
+def gradient_code(value, factor, half, noise):
+    """rint(clip(value * factor + half + noise, 0, 2 * half))."""
+    level = value * factor + half + noise
+    return nearest_code(min(max(level, np.float32(0)), half + half))
+
+
 # Weights
 
 @kernel
@@ -94,7 +125,7 @@ def tanh(w):
 @kernel
 def _encode_symmetric(start, stop, t, largest, half, top, codes):
     for i in range(start * BLOCK, min(stop * BLOCK, t.size)):
-        put(codes, i, np.uint8(np.int32(np.rint(top * (at(t, i) / largest * half + half)))))
+        put(codes, i, nearest_code(top * (at(t, i) / largest * half + half)))
 
 
 def encode_symmetric(t, largest, bits):
@@ -112,7 +143,7 @@ def _encode_activation(start, stop, x, top, codes, window):
     for i in range(start * BLOCK, min(stop * BLOCK, x.size)):
         value = at(x, i)
         put(window, i, np.uint8((value >= 0) & (value <= 1)))
-        put(codes, i, np.uint8(np.int32(np.rint(top * min(max(value, x.dtype.type(0)), x.dtype.type(1))))))
+        put(codes, i, activation_code(value, top))
 
 
 def encode_activation(x, bits):
@@ -190,23 +221,6 @@ def max_magnitude(g):
     out = np.empty(len(g), integer)
     threads.run(_max_magnitude, len(g), g.reshape(-1).view(integer), g[:1].size, np.iinfo(integer).max, out)
     return out.view(g.dtype)
-
-
-@inlined
-def gradient_factor(largest, half, limit):
-    """What turns gradients from -largest to largest into levels from -half to half: rounded up, so that extremes stay extremes.
-
-    It is finite also where the largest is 0, or so small that its inverse is not finite.
-    """
-    factor = half / largest
-    return min(factor if factor * largest >= half else np.nextafter(factor, limit), limit)
-
-
-@inlined
-def gradient_code(value, factor, half, noise):
-    """rint(clip(value * factor + half + noise, 0, 2 * half))."""
-    level = value * factor + half + noise
-    return np.uint8(np.int32(np.rint(min(max(level, np.float32(0)), half + half))))
 
 
 @kernel

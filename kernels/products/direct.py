@@ -27,6 +27,7 @@ import numpy as np
 from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import LANES, at, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.pointwise.quantize import activation_code
 
 COLUMNS = LANES  # of a register tile
 RUN = 32      # floats of a filter row at most: with more of them, im2col is worth it
@@ -144,7 +145,7 @@ def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns
         for i in range(length):
             value = at(best, i)
             put(route, row * length + i, np.uint8(at(place, i) if (value >= zero) & (value <= one) else np.int32(0)))
-            put(codes, row * length + i, np.uint8(np.int32(np.rint(top * min(max(value, zero), one)))))
+            put(codes, row * length + i, activation_code(value, top))
 
 
 def encode(x, w, conv, bias, pool, bits):
