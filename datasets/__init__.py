@@ -1,15 +1,18 @@
-"""Files -> uint8 arrays -> batches: SVHN, MNIST, and generated digits for where it is not at hand.
+"""Files -> uint8 arrays -> batches: SVHN, MNIST, folders of images, and generated digits for where none is at hand.
 
-    load_digits(...)  ->  (train, test, messages)       the one call that a training script needs; load_mnist(...) of MNIST
+    load("mnist", "data/mnist")  ->  (train, test)      load_digits and load_mnist: with messages, for training scripts
     Loader(train, 128, augment=Augmentation()).epoch(0) ->  Batch, Batch, ...
+    prepare_for(path, train.kind, train.shape)          a picture, made like those of a training set
 
 Knows nothing of kernels, tensors or layers.
 """
 
-from .digits import DataError, Digits
+from .catalog import load, load_digits
+from .dataset import DataError, Dataset, Digits
+from .folder import load_folder
 from .generated import load_generated
 from .images import luminance, prepare_image
-from .load import load_digits
+from .ink import prepare_digit, prepare_for
 from .loader import Augmentation, Batch, Loader
 from .mnist import load_mnist
 from .svhn import digit_crops, load_svhn
@@ -18,13 +21,18 @@ __all__ = [
     "Augmentation",
     "Batch",
     "DataError",
+    "Dataset",
     "Digits",
     "Loader",
     "digit_crops",
+    "load",
     "load_digits",
+    "load_folder",
     "load_generated",
     "load_mnist",
     "load_svhn",
     "luminance",
+    "prepare_digit",
+    "prepare_for",
     "prepare_image",
 ]

@@ -1,27 +1,32 @@
 """Fetch published files: pooch keeps the book (checksum, nothing half-done under the final name), we transfer.
 
 A transfer goes to NAME.part beside the target and resumes there with an HTTP Range request, in this run or a later one.
-Nothing that exists is ever replaced.
+Nothing that exists is ever replaced. A server is trusted with nothing: it may send as many bytes as the file is known to
+have, in whatever form it packs them, and must not fall below a least speed.
 """
 
 import contextlib
 import logging
 import os
 import re
+import stat
 import time
 from pathlib import Path
 
 import pooch
 import requests
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 
-from .digits import DataError
+from .dataset import DataError
+from .files import kind, resolved
 from .svhn import OFFICIAL, format2_file
 
 BASE_URL = "http://ufldl.stanford.edu/housenumbers/"
 _WAITS = (1, 2, 4, 8)  # seconds before each new try
 _TIMEOUT = 30  # seconds without a byte
-_BLOCK = 1 << 14  # bytes; what is lost at most when a connection breaks
+_STALLED = 60  # seconds for each block
+_BLOCK = 1 << 14  # bytes read at most at a time
 
 
 class _Incomplete(Exception):
@@ -52,11 +57,11 @@ def fetch_svhn(folder, split, url=None):
     DataError : the server does not have it or cannot be reached, its content is wrong (then it is removed), or the
         folder cannot be written.
     """
-    path = format2_file(folder, split)
-    return fetch(base_url(url) + path.name, path, OFFICIAL[split][0], "BITNET_SVHN_URL")
+    path, (md5, _, size) = format2_file(resolved(folder), split), OFFICIAL[split]
+    return fetch(base_url(url) + path.name, path, md5, size, "BITNET_SVHN_URL")
 
 
-def fetch(address, path, md5, variable):
+def fetch(address, path, md5, size, variable):
     """Fetch an address into the file ``path`` unless it exists, checked against its md5.
 
     Parameters
@@ -64,6 +69,7 @@ def fetch(address, path, md5, variable):
     address : str
     path : Path
     md5 : str
+    size : int          # bytes
     variable : str      # of the environment, in which a mirror can be named; for messages
     Returns
     -------
@@ -81,7 +87,7 @@ def fetch(address, path, md5, variable):
             with _quiet():
                 pooch.retrieve(
                     address, f"md5:{md5}", fname=path.name, path=path.parent,
-                    downloader=lambda source, target, _: _transfer(source, Path(target), part),
+                    downloader=lambda source, target, _: _transfer(source, Path(target), part, size),
                 )  # fmt: skip
             return f"{path.name}: fetched from {address}, {path.stat().st_size:,} bytes, md5 as expected"
         except DataError:
@@ -109,11 +115,11 @@ def _quiet():
         log.setLevel(level)
 
 
-def _transfer(address, target, part):
+def _transfer(address, target, part, size):
     """Bring an address into `part`, resuming as often as needed, and move it to `target` when it is whole."""
     for wait in (*_WAITS, None):
         try:
-            _resume(address, part)
+            _resume(address, part, size)
             os.replace(part, target)
             return
         except _BROKEN_OFF as error:
@@ -128,8 +134,11 @@ def _transfer(address, target, part):
             raise DataError(f"{address}: expected an address to fetch from, found {error}") from None
 
 
-def _resume(address, part):
+def _resume(address, part, size):
     """One request: the rest of the file, or all of it where the server knows no ranges."""
+    if os.path.lexists(part) and not stat.S_ISREG(part.lstat().st_mode):  # a link might lead anywhere, a pipe wait for ever
+        found = "a link" if part.is_symlink() else kind(part)
+        raise DataError(f"{part}: expected a file of an earlier try or nothing, found {found}")
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file, not of a compressed form
     if have:
@@ -149,13 +158,35 @@ def _resume(address, part):
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
             raise _Incomplete("the server sent another range than asked for")
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        bar = tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None)
-        with open(part, "ab" if have else "wb") as file, bar:
-            for block in response.iter_content(_BLOCK):
-                file.write(block)
-                bar.update(len(block))
-                have += len(block)
-    if total is not None and have < total:
-        raise _Incomplete(f"the connection ended after {have:,} of {total:,} bytes")
+        bar = tqdm(total=size, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None)
+        with open(part, "ab" if have else "wb", opener=_opener) as file, bar:
+            for piece in _pieces(response.raw):
+                file.write(piece)
+                bar.update(len(piece))
+                have += len(piece)
+                if have > size:
+                    break
+    if have < size:
+        raise _Incomplete(f"the connection ended after {have:,} of {size:,} bytes")
+    if have > size:
+        part.unlink()
+        raise DataError(f"{address}: expected {size:,} bytes, found more; what was fetched is removed")
+
+
+def _opener(path, flags):
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _pieces(raw):
+    """What a server sends, as it comes and is never unpacked; broken off where a block takes too long."""
+    start, got = time.monotonic(), 0
+    try:
+        while piece := getattr(raw, "read1", raw.read)(_BLOCK, decode_content=False):  # urllib3 before 2.2 has no read1
+            yield piece
+            got += len(piece)
+            if got >= _BLOCK:
+                start, got = time.monotonic(), 0
+            elif time.monotonic() - start > _STALLED:
+                raise _Incomplete(f"{got:,} bytes in {_STALLED} seconds")
+    except HTTPError as error:  # of urllib3: the connection broke
+        raise _Incomplete(error) from None

@@ -21,12 +21,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.fft import dctn, idctn
-from scipy.ndimage import center_of_mass, map_coordinates
+from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from .cache import Source, cached
-from .digits import DataError, Digits
+from .dataset import DataError, Digits
 from .images import CROP, resize
+from .ink import fit_ink
 
 VERSION = 2  # raise it when any picture would change
 TRAIN_COUNT, TEST_COUNT = 8000, 1000
@@ -68,7 +69,7 @@ def load_generated(split, count=None, size=40, seed=0, cache_dir=None):
     cache_dir : str, Path or None      # None: BITNET_CACHE, else the platform's cache folder
     Returns
     -------
-    digits : Digits   # generated=True; every digit equally often, to within one
+    digits : Dataset  # generated=True; every digit equally often, to within one
     Raises
     ------
     DataError : an unknown split, or a count or seed out of range.
@@ -91,9 +92,8 @@ def read_generated(split, count, size, seed, cache_dir=None, plain=False):
         f"generated-{split}-{size}{'-plain' * plain}",
         {"generator": VERSION, "split": split, "count": count, "seed": seed},
         lambda: _source(split, count, size, seed, plain),
-        size,
+        (size, size, 1 if plain else 3),
         cache_dir,
-        channels=1 if plain else 3,
     )
     return Digits(images, labels, f"generated digits, {split}", generated=True), messages
 
@@ -156,14 +156,7 @@ def draw_plain(seed, split, index, size=28):
     ink = map_coordinates(glyph, turn @ grid + bend + half[:, None], order=1)
     ink = Image.fromarray(ink.reshape(side, side).astype(np.uint8))
     box = ink.point(lambda value: 255 * (value > 32)).getbbox()
-    room = size * 20 / 28 / max(box[2] - box[0], box[3] - box[1])
-    shape = max(1, round(room * (box[2] - box[0]))), max(1, round(room * (box[3] - box[1])))
-    digit = np.asarray(ink.resize(shape, Image.Resampling.BOX, box))
-    image = np.zeros((size, size, 1), np.uint8)
-    y, x = (int(np.clip(round(size / 2 - mass - 0.5), 0, size - length))
-            for mass, length in zip(center_of_mass(digit), digit.shape, strict=True))
-    image[y:y + digit.shape[0], x:x + digit.shape[1], 0] = digit
-    return image
+    return fit_ink(ink, box, size, size / 2 - 0.5)
 
 
 # --- the number on its wall ----------------------------------------------------------------------------------------

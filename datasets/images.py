@@ -1,4 +1,4 @@
-"""Pictures of any kind -> square uint8 RGB arrays, in the one way that all digits of this package are resized.
+"""Pictures of any kind -> uint8 arrays, each made like those that a network was trained on.
 
 SVHN's own crops are made of a digit's bounding box, extended in its shorter direction to a square and resized to
 32 x 32. Training then resizes 32 -> 40. A picture for prediction goes through the same two steps, so that a network
@@ -7,14 +7,30 @@ sees it as sharp, or as blurred, as what it was trained on:
     photograph --square, bicubic--> 32 x 32 --bilinear--> size x size
 """
 
-from pathlib import Path
+import logging
+import threading
+import warnings
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from .digits import DataError
+from .dataset import DataError
+from .files import regular
 
 CROP = 32  # side of SVHN's crops
+_SIDE = 1 << 13  # pixels; larger pictures are made smaller while they are read
+_SQUARE = 1 << 12  # side of the largest square that is made of a picture of any shape
+_PIXELS = 1 << 28  # of a picture that is read: 0.8 GB as RGB
+# EXIF's orientation -> what turns the picture upright
+_TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+                         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+                         Image.Transpose.ROTATE_90), 2))  # fmt: skip
+# of grey with more than 8 bits: the largest value of a range, and what takes the range to 0..255
+_RANGES = {"I;16": [(65535, 1 / 256)], "I": [(255, 1), (65535, 1 / 256), (2**31, 1 / 2**23)],
+           "F": [(1, 255), (255, 1), (65535, 1 / 257)]}  # fmt: skip
+_LOCK = threading.Lock()  # what _quiet sets holds for the whole process
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a picture is said in a DataError
 
 
 def resize(images, size):
@@ -36,7 +52,7 @@ def resize(images, size):
 
 
 def luminance(images):
-    """RGB to grey, uint8 (N, H, W, 3) to (N, H, W, 1), with the weights of ITU-R BT.601."""
+    """RGB to grey, uint8 (..., H, W, 3) to (..., H, W, 1), with the weights of ITU-R BT.601."""
     return ((images @ np.array([[299], [587], [114]]) + 500) // 1000).astype(np.uint8)
 
 
@@ -56,21 +72,80 @@ def square_crop(image, left, top, width, height):
     crop : uint8 array, shape (32, 32, 3)
     """
     side = max(width, height)
-    columns = left + (width - side + 1) // 2 + np.arange(side)
-    rows = top + (height - side + 1) // 2 + np.arange(side)
+    x, y = left + (width - side + 1) // 2, top + (height - side + 1) // 2
+    if side * side > max(_SQUARE**2, 4 * image.shape[0] * image.shape[1]):  # far more pixels than the picture has
+        factor = -(-side // _SQUARE)
+        image = np.asarray(Image.fromarray(image).reduce(factor))
+        x, y, side = x // factor, y // factor, side // factor
+    columns, rows = x + np.arange(side), y + np.arange(side)
     square = image[rows.clip(0, image.shape[0] - 1)[:, None], columns.clip(0, image.shape[1] - 1)]
     return np.asarray(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BICUBIC))
 
 
-def _rgb(image):
-    """Any Pillow mode -> RGB; 16-bit and float grey scaled to 0..255, transparency laid on white."""
-    if image.mode.startswith("I") or image.mode == "F":
+@contextmanager
+def _quiet():
+    """Pillow without its warnings, and with our limit in the place of its own (89 million pixels)."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def open_rgb(path, upright=True, side=None):
+    """An image file as Pillow's RGB image: in any mode, of an animation the first frame.
+
+    Parameters
+    ----------
+    path : str or Path
+    upright : bool        # EXIF's orientation is obeyed
+    side : int or None    # pictures with longer sides are made smaller by a whole factor while they are read
+    Returns
+    -------
+    image : Image.Image, mode RGB
+    Raises
+    ------
+    DataError : the file is missing, no regular file, not an image, broken, or too large.
+    """
+    path = regular(path, "an image file")
+    try:
+        with _quiet(), Image.open(path) as image:
+            if image.width * image.height > _PIXELS:
+                raise DataError(f"{path}: expected at most {_PIXELS:,} pixels, found {image.width:,} x {image.height:,}")
+            if side and max(image.size) > side:
+                image.draft(None, (side, side))  # of a JPEG, fewer pixels are decoded
+            image.load()
+            turn = _turn(image) if upright else None
+            image = _rgb(image, path)
+            if side and max(image.size) > side:
+                image = image.reduce(-(-max(image.size) // side))
+            return image if turn is None else image.transpose(turn)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        raise DataError(
+            f"{path}: expected an image that Pillow can read, found none ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _turn(image):
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # EXIF can be damaged in a sound picture
+        return None
+
+
+def _rgb(image, path):
+    """Any Pillow mode -> RGB; 16-bit, 32-bit and float grey scaled to 0..255, transparency laid on white."""
+    if ranges := _RANGES.get(image.mode[:4]):
         grey = np.asarray(image, np.float64)
-        if image.mode == "F":
-            grey = grey * 255 if grey.max() <= 1 else grey
-        elif grey.max() > 255:
-            grey = grey / 256  # 16 bits of depth
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+        low, high = grey.min(), grey.max()
+        factor = next((factor for top, factor in ranges if low >= 0 and high <= top), None)  # none of NaN either
+        if factor is None:
+            raise DataError(f"{path}: expected grey values from 0 to {ranges[-1][0]:,}, found {low:g} to {high:g}")
+        return Image.fromarray((grey * factor).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -78,7 +153,7 @@ def _rgb(image):
 
 
 def prepare_image(path, size=40):
-    """An image file, as a trained network wants to see it.
+    """An image file, as a network trained on SVHN wants to see it.
 
     EXIF orientation is obeyed. A picture that is not square gets its edge pixels repeated in the shorter direction,
     since SVHN's digits are never stretched; then 32 x 32, then size x size (see the top of this file). A picture of
@@ -94,15 +169,14 @@ def prepare_image(path, size=40):
     ------
     DataError : the file is missing, not an image, or broken.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'nothing'}")
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image that Pillow can read, found none ({error})") from None
+    pixels = np.asarray(open_rgb(path, side=_SIDE))
     height, width, _ = pixels.shape
     if (height, width) == (size, size):
         return pixels
     return resize(square_crop(pixels, 0, 0, width, height)[None], size)[0]
+
+
+def fitted(path, height, width):
+    """An image file scaled to cover height x width, what juts out cut off at both ends: uint8 (height, width, 3)."""
+    image = open_rgb(path, side=max(_SIDE, height, width))
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Batches of float images from uint8 digits, prepared by a thread while training runs.
+"""Batches of images, prepared by a thread while training runs: uint8 as they are, or augmented as floats.
 
 Order and augmentation of an epoch depend on (seed, epoch) only: both are drawn at its start, for every position of the
 epoch, so any later step can be entered directly and gives the same bits.
@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 from numba import njit
 
-from .digits import DataError
+from .dataset import DataError
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,34 @@ class Augmentation:
 
 @dataclass
 class Batch:
-    """images : float32 (B, size, size, C), pixel / 256;  labels : int64 (B,);  indices : int64 (B,) into the digits."""
+    """Some images of a dataset.
+
+    images : uint8 (B, H, W, C) as they are, or augmented: float32, pixel / 256
+    targets : int64 (B,), or (B, H, W) of label maps;  ``labels`` is another name
+    indices : int64 (B,) into the dataset
+    """
 
     images: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     indices: np.ndarray
 
-
-# nogil: training's own kernels run meanwhile. Not parallel: two Python threads in parallel kernels may abort a process.
-@njit(nogil=True, cache=True)
-def _scale(images, indices, out):
-    """out[b] = images[indices[b]] / 256, exact in float32."""
-    for b in range(len(indices)):
-        source, target = images[indices[b]].reshape(-1), out[b].reshape(-1)
-        for i in range(len(source)):
-            target[i] = np.float32(source[i]) * np.float32(1 / 256)
+    @property
+    def labels(self):
+        return self.targets
 
 
-@njit(nogil=True, cache=True)
+def _compiled(function):
+    """Compiled by Numba, and kept on disk where Numba finds a folder for it.
+
+    nogil: training's own kernels run meanwhile. Not parallel: two Python threads in parallel kernels may abort a process.
+    """
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except (RuntimeError, OSError):  # no folder can be written
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def _augment(images, indices, shift, gain, out):
     """out[b] = images[indices[b]] with the formula of Augmentation, / 256. shift, gain: float32 (B,)."""
     low, high, unit = np.float32(0), np.float32(255), np.float32(1 / 256)
@@ -78,42 +88,46 @@ def _augment(images, indices, shift, gain, out):
 
 
 class Loader:
-    """Batches of digits, epoch by epoch.
+    """Batches of a dataset, epoch by epoch.
 
     Parameters
     ----------
-    digits : Digits
+    dataset : Dataset
     batch_size : int
     seed : int                              # >= 0; of the order and the augmentation
-    augment : Augmentation or None          # None: pixels as they are
-    shuffle : bool                          # False: in the order of the digits
+    augment : Augmentation or None          # None: pixels as they are, uint8
+    shuffle : bool                          # False: in the order of the dataset
     drop_last : bool                        # True: an incomplete last batch is left out
     prefetch : int                          # batches prepared ahead; 0: none, and no thread
     workers : int                           # threads; they change no bit of any batch
     Raises
     ------
-    DataError : no batch fits into the digits.
+    DataError : the dataset has less than one batch.
     ValueError : an argument outside its range.
     """
 
-    def __init__(self, digits, batch_size, seed=0, augment=None, shuffle=True, drop_last=True, prefetch=2, workers=1):
+    def __init__(self, dataset, batch_size, seed=0, augment=None, shuffle=True, drop_last=True, prefetch=2, workers=1):
         least = {"batch_size": (batch_size, 1), "seed": (seed, 0), "prefetch": (prefetch, 0), "workers": (workers, 1)}
         for name, (value, bound) in least.items():
             if value < bound:
                 raise ValueError(f"expected {name} >= {bound}, found {value}")
-        if len(digits) < (batch_size if drop_last else 1):
+        if len(dataset) < (batch_size if drop_last else 1):
             raise DataError(
-                f"{digits.name}: expected at least one batch of {batch_size} images, found {len(digits)} images"
+                f"{dataset.name}: expected at least one batch of {batch_size} images, found {len(dataset)} images"
             )
-        self.digits, self.batch_size, self.seed, self.augment = digits, batch_size, seed, augment
+        self.dataset, self.batch_size, self.seed, self.augment = dataset, batch_size, seed, augment
         self.shuffle, self.drop_last, self.prefetch, self.workers = shuffle, drop_last, prefetch, workers
         # a plain read-only view: one compiled kernel serves arrays and memory maps
-        self._images = np.ascontiguousarray(digits.images).view(np.ndarray)
+        self._images = np.ascontiguousarray(dataset.images).view(np.ndarray)
         self._images.flags.writeable = False
 
     @property
+    def digits(self):
+        return self.dataset
+
+    @property
     def steps_per_epoch(self):
-        full, rest = divmod(len(self.digits), self.batch_size)
+        full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def epoch(self, epoch, start_step=0):
@@ -137,7 +151,7 @@ class Loader:
         return self._epoch(epoch, start_step)
 
     def _epoch(self, epoch, start_step):
-        count = len(self.digits)
+        count = len(self.dataset)
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
         order = random.permutation(count) if self.shuffle else np.arange(count)
         draws = None
@@ -162,9 +176,13 @@ class Loader:
     def _batch(self, order, draws, step):
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         indices = order[span]
-        images = np.empty((len(indices), *self._images.shape[1:]), np.float32)
         if draws is None:
-            _scale(self._images, indices, images)
+            images = self._images.take(indices, axis=0)
         else:
-            _augment(self._images, indices, draws[0, span], draws[1, span], images)
-        return Batch(images, self.digits.labels[indices].astype(np.int64), indices.astype(np.int64))
+            images = np.empty((len(indices), *self._images.shape[1:]), np.float32)
+            arguments = self._images, indices, draws[0, span], draws[1, span], images
+            try:
+                _augment(*arguments)
+            except OSError:  # no room to keep what was compiled; it is in memory all the same
+                _augment(*arguments)
+        return Batch(images, self.dataset.targets[indices].astype(np.int64), indices.astype(np.int64))

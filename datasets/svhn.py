@@ -3,35 +3,39 @@
     format 2   FOLDER/train_32x32.mat          X uint8 (32, 32, 3, N), y (N, 1) with 1..10, where 10 means 0
     format 1   FOLDER/train/digitStruct.mat    boxes of the digits (HDF5), beside the photographs 1.png, 2.png, ...
 
-and the same for "test" and "extra". Both end as Digits: uint8 (N, size, size, 3) and labels 0..9, resized once and kept
-in the cache. The set is for non-commercial use.
+and the same for "test" and "extra". Both end as a Dataset: uint8 (N, size, size, 3) and labels 0..9, resized once and
+kept in the cache. The set is for non-commercial use.
 """
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import scipy.io
-from PIL import Image
 from tqdm import tqdm
 
 from .cache import Source, cached
-from .digits import DataError, Digits
-from .images import CROP, resize, square_crop
+from .dataset import DataError, Digits
+from .files import believe, describe_folder, find, kind, left_by_systems, resolved
+from .images import CROP, open_rgb, resize, square_crop
+from .matlab import claims_of, digit_struct
 
-# split -> (md5 of the official format 2 file, its number of images)
+# split -> (md5 of the official format 2 file, its number of images, its number of bytes)
 OFFICIAL = {
-    "train": ("e26dedcc434d2e4c54c9b2d4a06d8373", 73_257),
-    "test": ("eb5a983be6a315427106f1b164d9cef3", 26_032),
-    "extra": ("a93ce644f1a588dc4d68dda5feec44a7", 531_131),
+    "train": ("e26dedcc434d2e4c54c9b2d4a06d8373", 73_257, 182_040_794),
+    "test": ("eb5a983be6a315427106f1b164d9cef3", 26_032, 64_275_384),
+    "extra": ("a93ce644f1a588dc4d68dda5feec44a7", 531_131, 1_329_278_602),
 }
 _CHUNK = 4096  # images prepared at a time: 20 MB at 40 x 40
 
 
 def format2_file(folder, split):
-    return Path(folder) / f"{split}_32x32.mat"
+    """The file where it lies, else where it is expected."""
+    name = f"{split}_32x32.mat"
+    return find(folder, name) or Path(folder, name)
 
 
 def format1_file(folder, split):
@@ -56,7 +60,7 @@ def load_svhn(folder, split, size=40, cache_dir=None):
     cache_dir : str, Path or None      # None: BITNET_CACHE, else the platform's cache folder
     Returns
     -------
-    digits : Digits
+    digits : Dataset
     Raises
     ------
     DataError : the split is missing, or its files are not what they should be.
@@ -75,7 +79,7 @@ def read_splits(folder, splits, size=40, cache_dir=None):
         f"svhn-{'+'.join(splits)}-{size}",
         {"sources": [reader.fingerprint() for reader in readers]},
         lambda: _join([reader.source() for reader in readers], size),
-        size,
+        (size, size, 3),
         cache_dir,
         large="extra" in splits,
     )
@@ -90,7 +94,7 @@ def read_splits(folder, splits, size=40, cache_dir=None):
 
 
 def _reader(folder, split):
-    folder = Path(folder).expanduser()
+    folder = resolved(folder)
     if split not in OFFICIAL:
         raise DataError(f"expected the split train, test or extra, found {split!r}")
     if format2_file(folder, split).is_file():
@@ -101,14 +105,6 @@ def _reader(folder, split):
         f"{folder}: expected {split}_32x32.mat (SVHN format 2) or {split}/digitStruct.mat (format 1), "
         f"found {describe_folder(folder)}"
     )
-
-
-def describe_folder(folder):
-    """What a folder holds, in a few words, for error messages."""
-    if not folder.is_dir():
-        return "a file" if folder.exists() else "no such folder"
-    names = sorted(entry.name for entry in folder.iterdir())
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "an empty folder"
 
 
 def _join(sources, size):
@@ -149,20 +145,26 @@ class _Format2:
 
     def source(self):
         """The file's crops, checked: Source of (n, 32, 32, 3) chunks."""
-        path, total = self.path, OFFICIAL[self.split][1]
+        path, (official, total, size) = self.path, OFFICIAL[self.split]
+        if h5py.is_hdf5(path):
+            raise DataError(f"{path}: expected a MATLAB file of version 5 (saved with -v7), found version 7.3 (HDF5)")
         try:
-            content = scipy.io.loadmat(path)
+            claims = claims_of(path)
+            for name in {"X", "y"} & claims.keys():
+                believe(path, claims[name])
+            content = scipy.io.loadmat(path, variable_names=["X", "y"])
+        except DataError:
+            raise
         except MemoryError:
             raise DataError(f"{path}: expected memory for its images (1.6 GB for extra), found too little") from None
         except Exception as error:  # a damaged file makes SciPy raise nearly anything
             raise DataError(
-                f"{path}: expected a MATLAB file (version 5), found {path.stat().st_size:,} bytes that SciPy cannot "
-                f"read ({type(error).__name__}: {error}); it may be truncated, fetch it again"
+                f"{path}: expected a MATLAB file of version 5, found {path.stat().st_size:,} bytes that SciPy cannot "
+                f"read ({type(error).__name__}: {error}); the official file has {size:,} bytes"
             ) from None
-        found = sorted(name for name in content if not name.startswith("__"))
         for name in ("X", "y"):
             if name not in content:
-                raise DataError(f"{path}: expected the variables X and y, found {', '.join(found) or 'none'}")
+                raise DataError(f"{path}: expected the variables X and y, found {', '.join(sorted(claims)[:9]) or 'none'}")
         images, labels = content["X"], content["y"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (CROP, CROP, 3) or not images.size:
             raise DataError(f"{path}: expected X as uint8 (32, 32, 3, N), found {images.dtype} {images.shape}")
@@ -174,9 +176,10 @@ class _Format2:
         notes = []  # kept in the cache, which outlives a move of the folder: no path in them
         if not self.official:
             notes.append(
-                f"{path.name}: a subset or a modified file, its md5 is not the official one: "
-                f"{count:,} images, not the official {total:,}"
-            )
+                f"{path.name}: a subset or a modified file, its md5 is not the official one: {count:,} images, "
+                f"not the official {total:,}" if count != total else
+                f"{path.name}: a modified file of {count:,} images, its md5 {self.md5} is not the official {official}"
+            )  # fmt: skip
         # MATLAB keeps the last axis slowest, so an image's bytes lie together: .T -> (N, 3, W, H), a view
         turned = images.T
         chunks = (
@@ -205,7 +208,7 @@ def digit_crops(folder, split):
     ------
     DataError : digitStruct.mat is missing or damaged, no photograph is there, or one cannot be read.
     """
-    path = format1_file(Path(folder).expanduser(), split)
+    path = format1_file(resolved(folder), split)
     if not path.is_file():
         raise DataError(f"{path.parent}: expected digitStruct.mat, found {describe_folder(path.parent)}")
     source = _Format1(path, split).source()
@@ -221,17 +224,27 @@ class _Format1:
         self.path, self.split = path, split
 
     def fingerprint(self):
-        """The checksum of the boxes, and the photographs' names, sizes and times."""
-        digest = hashlib.sha256(self.path.read_bytes())
-        for photograph in sorted(self.path.parent.glob("*.png")):
-            stat = photograph.stat()
-            digest.update(f"{photograph.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        """The checksum of the boxes, and the names, sizes and times of all files beside them: photographs have any suffix."""
+        try:
+            digest = hashlib.sha256(self.path.read_bytes())
+            for entry in sorted(os.scandir(self.path.parent), key=lambda entry: entry.name):
+                if entry.is_file() and not left_by_systems(entry.name):
+                    stat = entry.stat()
+                    digest.update(f"{entry.name!a} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        except OSError as error:
+            raise DataError(f"{self.path.parent}: expected readable files, found {error}") from None
         return ["format 1", digest.hexdigest()]
 
     def source(self):
         """The digits of all photographs that are there: Source of (n, 32, 32, 3) chunks."""
-        entries = _digit_struct(self.path)
-        present = [(name, boxes) for name, boxes in entries if (self.path.parent / name).is_file()]
+        entries = digit_struct(self.path)
+        present = []
+        for name, boxes in entries:
+            photograph = self.path.parent / name
+            if os.path.isfile(photograph):
+                present.append((name, boxes))
+            elif os.path.lexists(photograph):
+                raise DataError(f"{photograph}: expected a photograph, found {kind(photograph)}")
         if not present:
             raise DataError(
                 f"{self.path.parent}: expected the photographs that digitStruct.mat names ({entries[0][0]}, ...), "
@@ -248,45 +261,17 @@ class _Format1:
         crops = []
         for name, boxes in tqdm(present, f"cutting {self.split}", unit=" photographs", disable=None):
             path = self.path.parent / name
-            try:
-                with Image.open(path) as photograph:
-                    pixels = np.asarray(photograph.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f"{path}: expected a photograph that Pillow can read, found none ({error})") from None
-            crops += [square_crop(pixels, *box[:4]) for box in boxes]
+            pixels = np.asarray(open_rgb(path, upright=False))  # the boxes are of the pixels as they lie in the file
+            high, wide, _ = pixels.shape
+            for left, top, width, height, _ in boxes:
+                inside = -width < left < wide and -height < top < high
+                if not inside or max(width, height) > 4 * max(wide, high):
+                    raise DataError(
+                        f"{path}: expected boxes on its {wide} x {high} pixels, found {width} x {height} at ({left}, {top})"
+                    )
+                crops.append(square_crop(pixels, left, top, width, height))
             if len(crops) >= _CHUNK:
                 yield np.stack(crops)
                 crops = []
         if crops:
             yield np.stack(crops)
-
-
-def _digit_struct(path):
-    """Entries of digitStruct.mat: list of (file name, [(left, top, width, height, label), ...]).
-
-    MATLAB 7.3 keeps a struct array as one dataset of references a field. A field of a single box is stored as the
-    number itself, of several boxes as references to numbers.
-    """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            struct, entries = file["digitStruct"], []
-            for name, box in zip(struct["name"][:, 0], struct["bbox"][:, 0], strict=True):
-                fields = []
-                for key in ("left", "top", "width", "height", "label"):
-                    values = file[box][key][:, 0]
-                    fields.append([file[v][0, 0] if isinstance(v, h5py.Reference) else v for v in values])
-                fields = np.array(fields, np.float64)  # a ragged one raises here
-                if not np.isfinite(fields).all():
-                    raise ValueError("a box that is not finite")
-                entries.append(("".join(map(chr, file[name][:, 0])), fields.round().astype(np.int64).T.tolist()))
-    except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise DataError(
-            f"{path}: expected HDF5 (MATLAB 7.3) with digitStruct/name and digitStruct/bbox, found otherwise ({error})"
-        ) from None
-    if not entries:
-        raise DataError(f"{path}: expected at least one entry, found none")
-    for name, boxes in entries:
-        for box in boxes:
-            if box[2] < 1 or box[3] < 1:
-                raise DataError(f"{path}: expected boxes of 1 x 1 pixels or more, found {box[2]} x {box[3]} for {name}")
-    return entries

@@ -12,6 +12,8 @@ from bitnet.datasets import DataError, load_svhn
 from bitnet.datasets import cache as cache_module
 from bitnet.datasets.cache import Source, cached
 
+SHAPE = (4, 4, 3)
+
 
 def build(calls, value=7, count=3, size=4):
     def source():
@@ -25,7 +27,7 @@ def build(calls, value=7, count=3, size=4):
 def test_built_once_then_mapped(own_cache):
     calls = []
     for _ in range(2):
-        images, labels, messages = cached("x", {"a": 1}, build(calls), 4)
+        images, labels, messages = cached("x", {"a": 1}, build(calls), SHAPE)
         assert isinstance(images, np.memmap) and not images.flags.writeable
         assert images.shape == (3, 4, 4, 3) and (images == 7).all()
         assert labels.tolist() == [0, 1, 2] and messages == ["a note"]
@@ -37,11 +39,11 @@ def test_built_once_then_mapped(own_cache):
 
 def test_another_recipe_size_or_version_is_another_file(own_cache, monkeypatch):
     calls = []
-    cached("x", {"a": 1}, build(calls), 4)
-    cached("x", {"a": 2}, build(calls), 4)
-    cached("x", {"a": 1}, build(calls, size=5), 5)
+    cached("x", {"a": 1}, build(calls), SHAPE)
+    cached("x", {"a": 2}, build(calls), SHAPE)
+    cached("x", {"a": 1}, build(calls, size=5), (5, 5, 3))
     monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
-    cached("x", {"a": 1}, build(calls), 4)
+    cached("x", {"a": 1}, build(calls), SHAPE)
     assert len(calls) == 4 and len(list(own_cache.iterdir())) == 4
 
 
@@ -60,7 +62,7 @@ def test_a_changed_source_is_noticed_even_with_the_same_size_and_time(tmp_path, 
 @pytest.mark.parametrize("damage", ["cut", "empty", "junk", "recipe", "shape", "missing"])
 def test_a_damaged_file_is_built_again(own_cache, damage):
     calls = []
-    images, _, _ = cached("x", {}, build(calls, count=300), 4)
+    images, _, _ = cached("x", {}, build(calls, count=300), SHAPE)
     del images
     (file,) = own_cache.iterdir()
     if damage == "cut":
@@ -77,7 +79,7 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
                 del content["labels"]
             if damage == "shape":
                 content["labels"] = np.zeros(2, np.uint8)
-    images, labels, _ = cached("x", {}, build(calls, count=300), 4)
+    images, labels, _ = cached("x", {}, build(calls, count=300), SHAPE)
     assert len(calls) == 2 and (images == 7).all() and len(images) == len(labels) == 300
 
 
@@ -90,7 +92,7 @@ def test_an_interrupted_write_leaves_nothing(own_cache):
         return Source(np.zeros(2, np.uint8), chunks())
 
     with pytest.raises(KeyboardInterrupt):
-        cached("x", {}, source, 4)
+        cached("x", {}, source, SHAPE)
     assert list(own_cache.iterdir()) == []
 
 
@@ -99,7 +101,7 @@ def test_what_a_killed_process_left_is_swept_after_a_day(own_cache):
     old, new = own_cache / "old.tmp", own_cache / "new.tmp"
     old.touch(), new.touch()
     os.utime(old, (time.time() - 90_000,) * 2)
-    cached("x", {}, build([]), 4)
+    cached("x", {}, build([]), SHAPE)
     assert not old.exists() and new.exists()
 
 
@@ -111,7 +113,7 @@ def test_two_at_once(own_cache):
         return build([])()
 
     def work():
-        results.append(cached("x", {}, source, 4))
+        results.append(cached("x", {}, source, SHAPE))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -125,7 +127,7 @@ def test_two_at_once(own_cache):
 def test_unwritable_falls_back_to_memory_with_a_message(tmp_path):
     (tmp_path / "file").touch()
     calls = []
-    images, labels, messages = cached("x", {}, build(calls), 4, cache_dir=tmp_path / "file" / "below")
+    images, labels, messages = cached("x", {}, build(calls), SHAPE, cache_dir=tmp_path / "file" / "below")
     assert type(images) is np.ndarray and (images == 7).all() and labels.tolist() == [0, 1, 2]
     assert messages[0] == "a note" and "the cache cannot be written" in messages[1] and "kept in memory" in messages[1]
 
@@ -135,14 +137,14 @@ def test_unwritable_with_a_full_disk(own_cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_module.os, "fsync", full)
-    images, _, messages = cached("x", {}, build([]), 4)
+    images, _, messages = cached("x", {}, build([]), SHAPE)
     assert len(images) == 3 and "No space left" in messages[-1] and list(own_cache.iterdir()) == []
 
 
 def test_large_sets_are_never_held_in_memory(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"expected a cache folder with room for 3 images.*found .*BITNET_CACHE"):
-        cached("x", {}, build([]), 4, cache_dir=tmp_path / "file" / "below", large=True)
+        cached("x", {}, build([]), SHAPE, cache_dir=tmp_path / "file" / "below", large=True)
 
 
 def test_extra_asks_for_a_cache(tmp_path, write_mat):

@@ -1,11 +1,14 @@
 """Batches: exact, repeatable from any step, and no thread outlives its epoch."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
-from bitnet.datasets import Augmentation, DataError, Digits, Loader
+from bitnet.datasets import Augmentation, DataError, Dataset, Digits, Loader
 from bitnet.datasets import loader as loader_module
 
 
@@ -23,12 +26,12 @@ def equal(first, second):
     return all(np.array_equal(getattr(first, k), getattr(second, k)) for k in ("images", "labels", "indices"))
 
 
-def test_pixels_are_divided_by_256_and_nothing_else():
+def test_pixels_stay_as_they_are():
     data = digits()
     seen = []
     for batch in Loader(data, 5, drop_last=False).epoch(0):
-        assert batch.images.dtype == np.float32 and batch.labels.dtype == batch.indices.dtype == np.int64
-        assert np.array_equal(batch.images * 256, data.images[batch.indices])
+        assert batch.images.dtype == np.uint8 and batch.labels.dtype == batch.indices.dtype == np.int64
+        assert np.array_equal(batch.images, data.images[batch.indices])
         assert np.array_equal(batch.labels, data.labels[batch.indices])
         seen += batch.indices.tolist()
     assert sorted(seen) == list(range(37)) and seen != sorted(seen)
@@ -156,15 +159,71 @@ def test_an_exception_in_the_thread_reaches_the_consumer(monkeypatch):
 
 
 def test_kernels_leave_the_interpreter_free():
-    for kernel in (loader_module._scale, loader_module._augment):
-        assert kernel.targetoptions["nogil"] and not kernel.targetoptions.get("parallel")
+    options = loader_module._augment.targetoptions
+    assert options["nogil"] and not options.get("parallel")
+
+
+def test_pictures_that_are_not_square_and_label_maps():
+    random = np.random.default_rng(0)
+    maps = Dataset(random.integers(0, 256, (7, 6, 10, 1), np.uint8), random.integers(0, 3, (7, 6, 10)), ("a", "b", "c"), "maps")
+    (batch,) = Loader(maps, 7).epoch(0)
+    assert np.array_equal(batch.images, maps.images[batch.indices]) and batch.labels is batch.targets
+    assert batch.targets.dtype == np.int64 and np.array_equal(batch.targets, maps.targets[batch.indices])
+    (batch,) = Loader(maps, 7, augment=Augmentation(0.0, (1.0, 1.0))).epoch(0)
+    np.testing.assert_allclose(batch.images, maps.images[batch.indices] / 256, atol=1e-6)
+
+
+def test_a_step_of_views():
+    data = digits()[3::2]
+    (batch,) = Loader(data, 17, augment=Augmentation(0.0, (1.0, 1.0))).epoch(0)
+    np.testing.assert_allclose(batch.images, data.images[batch.indices] / 256, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_bit_for_bit(channels):
+    # in float32, one operation after the other: rows are summed first, then columns, from the left
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 12, 7, channels), np.uint8)
+    data = Dataset(pixels, np.zeros(16, int), ("a",), "noise")
+    (batch,) = Loader(data, 16, augment=Augmentation(), shuffle=False).epoch(1)
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 1))))
+    shift, gain = (random.uniform(*span, (16, 1, 1, 1)).astype(np.float32) for span in ((-30, 30), (0.5, 1.5)))
+    images = np.clip(data.images + shift, np.float32(0), np.float32(255))
+    mean = np.add.accumulate(np.add.accumulate(images, axis=1)[:, -1], axis=1)[:, -1] / np.float32(12 * 7)
+    images = (images - mean[:, None, None]) * gain + mean[:, None, None]
+    assert np.array_equal(batch.images, images.clip(0, 255) * np.float32(1 / 256))
+
+
+def test_both_names_of_the_dataset():
+    loader = Loader(digits(), 5)
+    assert loader.digits is loader.dataset
+
+
+@pytest.mark.parametrize("spoil", ["no folder", "save"])
+def test_a_folder_for_compiled_kernels_that_cannot_be_written(tmp_path, spoil):
+    # what is compiled is then compiled at every start; "save" fails only when the first kernel is to be written
+    code = """if 1:
+        import numpy as np
+        if SAVE:
+            from numba.core import caching
+            def fail(*_):
+                raise OSError(28, "No space left on device")
+            caching.IndexDataCacheFile.save = fail
+        else:
+            from numba.core.caching import CacheImpl
+            CacheImpl._locator_classes = []
+        from bitnet.datasets import Augmentation, Digits, Loader
+        data = Digits(np.full((4, 3, 3, 3), 9, np.uint8), np.zeros(4, np.uint8), "nines")
+        (batch,) = Loader(data, 4, augment=Augmentation(0.0, (1.0, 1.0))).epoch(0)
+        assert (batch.images == np.float32(9 / 256)).all()
+    """.replace("SAVE", str(spoil == "save"))
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_errors():
     with pytest.raises(DataError, match="noise: expected at least one batch of 38 images, found 37 images"):
         Loader(digits(), 38)
-    with pytest.raises(DataError, match="found 0 images"):
-        Loader(digits(0), 5, drop_last=False)
     for option, value in (("batch_size", 0), ("seed", -1), ("prefetch", -1), ("workers", 0)):
         with pytest.raises(ValueError, match=f"expected {option} >= .*, found {value}"):
             Loader(digits(), **{"batch_size": 5, option: value})

@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from bitnet.datasets import DataError, Digits, digit_crops, load_svhn, svhn
+from bitnet.datasets import DataError, digit_crops, load_svhn, svhn
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*a subset or a modified file", "ignore:.*SVHN format 1")
 
@@ -51,7 +51,7 @@ def test_a_subset_is_a_warning_a_known_file_is_none(tmp_path, write_mat, monkeyp
     with pytest.warns(UserWarning, match=r"train_32x32.mat: a subset .*: 30 images, not the official 73,257"):
         load_svhn(tmp_path, "train")
     md5 = svhn._Format2(tmp_path / "train_32x32.mat", "train").md5
-    monkeypatch.setitem(svhn.OFFICIAL, "train", (md5, 30))
+    monkeypatch.setitem(svhn.OFFICIAL, "train", (md5, 30, 1))
     recwarn.clear()
     # the cache knows the file as a subset; another size is prepared anew
     assert load_svhn(tmp_path, "train", size=32).name == "SVHN train"
@@ -59,7 +59,7 @@ def test_a_subset_is_a_warning_a_known_file_is_none(tmp_path, write_mat, monkeyp
 
 
 def test_more_images_than_official_are_modified(tmp_path, write_mat, monkeypatch):
-    monkeypatch.setitem(svhn.OFFICIAL, "train", ("0" * 32, 29))
+    monkeypatch.setitem(svhn.OFFICIAL, "train", ("0" * 32, 29, 1))
     write_mat(tmp_path)
     assert load_svhn(tmp_path, "train").name == "SVHN train (modified, 30)"
 
@@ -188,7 +188,7 @@ def test_format2_goes_before_format1(street, write_mat):
 
 
 def test_format1_complete(street, monkeypatch):
-    monkeypatch.setitem(svhn.OFFICIAL, "train", ("0" * 32, 3))
+    monkeypatch.setitem(svhn.OFFICIAL, "train", ("0" * 32, 3, 1))
     assert load_svhn(street[0], "train").name == "SVHN train (format 1)"
 
 
@@ -216,7 +216,7 @@ def test_format1_errors(street, write_struct):
     write_struct(folder, "train", entries)
     broken = folder / "train" / "1.png"
     broken.write_bytes(broken.read_bytes()[:300])
-    assert re.match(re.escape(str(broken)), fails(folder, match="expected a photograph that Pillow can read"))
+    assert re.match(re.escape(str(broken)), fails(folder, match="expected an image that Pillow can read"))
 
 
 def test_format1_of_genuine_photographs_gives_the_official_crops(genuine):
@@ -229,22 +229,3 @@ def test_format1_of_genuine_photographs_gives_the_official_crops(genuine):
         assert np.array_equal(labels, official.labels[:count])
         difference = np.abs(images.astype(int) - official.images[:count].astype(int))
         assert difference.mean(axis=(1, 2, 3)).max() < 0.25 and difference.max() <= 8
-
-
-# --- Digits --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("images", "labels"),
-    [
-        (np.zeros((2, 8, 8, 3)), np.zeros(2, np.uint8)),
-        (np.zeros((2, 8, 9, 3), np.uint8), np.zeros(2, np.uint8)),
-        (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.uint8)),
-        (np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3, np.uint8)),
-        (np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2)),
-        (np.zeros((2, 8, 8, 3), np.uint8), np.full(2, 10, np.uint8)),
-    ],
-)
-def test_digits_refuse_other_arrays(images, labels):
-    with pytest.raises(DataError, match=r"mine: expected .* found"):
-        Digits(images, labels, "mine")

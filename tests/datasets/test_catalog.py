@@ -6,13 +6,13 @@ import socket
 import numpy as np
 import pytest
 
-from bitnet.datasets import DataError, generated, load, load_digits
+from bitnet.datasets import DataError, catalog, generated, load_digits
 
 
 @pytest.fixture(autouse=True)
 def small_and_offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(load, "TRAIN_COUNT", 40)
-    monkeypatch.setattr(load, "TEST_COUNT", 20)
+    monkeypatch.setattr(catalog, "TRAIN_COUNT", 40)
+    monkeypatch.setattr(catalog, "TEST_COUNT", 20)
     monkeypatch.chdir(tmp_path)
 
     def refuse(*_):

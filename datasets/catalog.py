@@ -1,0 +1,104 @@
+"""From what the user named to a training set and a test set: load() for programs, load_digits() for scripts."""
+
+import warnings
+from pathlib import Path
+
+from .dataset import DataError
+from .download import fetch_svhn
+from .files import describe_folder, resolved
+from .folder import load_folder
+from .generated import TEST_COUNT, TRAIN_COUNT, read_both
+from .mnist import SIZE, load_mnist
+from .svhn import has_split, read_splits
+
+DEFAULT_FOLDER = Path("data", "svhn")  # below the folder in which the script is started
+
+
+def load(name, folder=None, *, download=False, extra=False, size=None, cache_dir=None):
+    """A training set and a test set by name.
+
+    What is worth telling (a subset, pictures left out, generated digits in the place of what was not found) is given as
+    warnings.
+
+    Parameters
+    ----------
+    name : "mnist", "svhn", "folder" or "synthetic"   # folder: one folder of images a class (see folder.py)
+    folder : str, Path or None   # None: data/mnist or data/svhn where they are found, else generated digits
+    download : bool              # MNIST, SVHN: first fetch what the folder lacks; nothing else touches a network
+    extra : bool                 # SVHN: train on train + extra (604,388 images), memory-mapped
+    size : int, (int, int) or None   # of an image; None: 40 for SVHN, and what the pictures of a folder have
+    cache_dir : str, Path or None    # None: BITNET_CACHE, else the platform's cache folder
+    Returns
+    -------
+    train : Dataset
+    test : Dataset
+    Raises
+    ------
+    DataError : an unknown name, an option that a set does not have, data that is missing or not what it should be, or a
+        failed download.
+    """
+    options = {"download": download, "extra": extra, "size": size is not None, "folder": folder is not None}
+    takes = {"mnist": ["download", "folder"], "svhn": list(options), "folder": ["size", "folder"], "synthetic": ["size"]}
+    if name not in takes:
+        raise DataError(f"expected the name {', '.join(takes)}, found {name!r}")
+    for option in options:
+        if options[option] and option not in takes[name] and (option, size) != ("size", SIZE):
+            raise DataError(f"expected {name} with {' or '.join(takes[name])} only, found {option}")
+    if name == "folder":
+        if folder is None:
+            raise DataError("expected a folder with train/CLASS/ and test/CLASS/, found none named")
+        train, test, messages = load_folder(folder, size, cache_dir)
+    elif name == "mnist":
+        train, test, messages = load_mnist(folder, download, cache_dir)
+    else:
+        folder = "synthetic" if name == "synthetic" else folder
+        train, test, messages = load_digits(folder, extra, download, 40 if size is None else size, cache_dir)
+    for message in messages if folder is None and train.generated else messages[1:]:  # the first says what was asked for
+        warnings.warn(message, stacklevel=2)
+    return train, test
+
+
+def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None, base_url=None):
+    """A training set and a test set.
+
+    Parameters
+    ----------
+    data : None, "synthetic", or a folder   # None: SVHN in data/svhn where it is found, else the generated digits
+    extra : bool                            # train on train + extra (604,388 images), memory-mapped
+    download : bool                         # first fetch what the folder lacks; nothing else touches a network
+    size : int                              # side of the images
+    cache_dir : str, Path or None           # None: BITNET_CACHE, else the platform's cache folder
+    base_url : str or None                  # None: BITNET_SVHN_URL, else SVHN's own address
+    Returns
+    -------
+    train : Dataset
+    test : Dataset
+    messages : list of str   # for the first lines of a script's output
+    Raises
+    ------
+    DataError : the data named is missing or not what it should be, or the download failed.
+    """
+    splits = ["train", "test"] + ["extra"] * extra
+    if data == "synthetic":
+        if extra or download:
+            option = "extra" if extra else "download"
+            raise DataError(f"expected a folder of SVHN with {option}, found data 'synthetic'")
+        return read_both((TRAIN_COUNT, TEST_COUNT), size, cache_dir, "data: ", "SVHN")
+    folder, messages = resolved(data or DEFAULT_FOLDER), []
+    if download:
+        messages += [fetch_svhn(folder, split, base_url) for split in splits if not has_split(folder, split)]
+    missing = [split for split in splits if not has_split(folder, split)]
+    if data is None and len(missing) == len(splits) and not extra:
+        start = f"data: no SVHN in {folder}, --download fetches it; using "
+        return read_both((TRAIN_COUNT, TEST_COUNT), size, cache_dir, start, "SVHN")
+    if missing:
+        expected = " and ".join(f"{split}_32x32.mat" for split in missing)
+        other = " and ".join(f"{split}/digitStruct.mat" for split in missing)
+        raise DataError(
+            f"{folder}: expected {expected} (SVHN format 2) or {other} with photographs (format 1), "
+            f"found {describe_folder(folder)}; --download fetches what is missing"
+        )
+    train, train_messages = read_splits(folder, ["train"] + ["extra"] * extra, size, cache_dir)
+    test, test_messages = read_splits(folder, ["test"], size, cache_dir)
+    first = f"data: {train.name}, {len(train):,} images; {test.name}, {len(test):,} images; from {folder}"
+    return train, test, [first, *messages, *train_messages, *test_messages]
