@@ -34,7 +34,8 @@ def _real(accum, i, kappa):
 
 
 @kernel
-def _sums(start, stop, accum, kappa, lines, line, segment, channels, per_tile, partial):
+def _sums(start, stop, accum, kappa, partial, walk):
+    lines, line, segment, channels, per_tile = walk
     lanes = np.empty(2 * segment)
     for tile in range(start, stop):
         lanes[:] = 0
@@ -53,8 +54,8 @@ def sums(accum, kappa):
 
 
 @kernel
-def _encode(start, stop, accum, kappa, scale, shift, height, line, segment, channels, pool, out_height, out_line, top, codes,
-            route):
+def _encode(start, stop, accum, kappa, scale, shift, top, codes, route, shape, windows):
+    (height, line, segment, channels), (pool, out_height, out_line) = shape, windows
     scales, shifts = repeated(scale, segment), repeated(shift, segment)
     z, tap = np.empty(pool * line + SLACK, np.float32), np.empty(out_line + SLACK, np.float32)
     best, place = z if pool == 1 else np.empty(out_line, np.float32), np.ones(out_line, np.uint8)
@@ -102,8 +103,8 @@ def encode(accum, kappa, scale, shift, pool, bits):
     shape = (samples, height // pool, width // pool, channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     threads.run(_encode, samples * shape[1], accum.reshape(-1), np.float32(kappa), scale.astype(np.float32),
-                shift.astype(np.float32), height, line, segment, channels, pool, shape[1], shape[2] * channels,
-                np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1))
+                shift.astype(np.float32), np.float32((1 << bits) - 1), codes.reshape(-1), route.reshape(-1),
+                (height, line, segment, channels), (pool, shape[1], shape[2] * channels))
     return codes, route
 
 
@@ -133,8 +134,8 @@ def _line_of_dz(dz, parts, g, route, row, height, line, channels, pool, out_heig
 
 
 @kernel
-def _grad_sums(start, stop, g, route, accum, kappa, height, pool, out_height, out_line, lines, line, segment, channels,
-               per_tile, partial):
+def _grad_sums(start, stop, g, route, accum, kappa, height, windows, partial, walk):
+    (pool, out_height, out_line), (lines, line, segment, channels, per_tile) = windows, walk
     lanes = np.empty(2 * segment)
     dz, parts = np.empty(line + SLACK, np.float32), np.empty(pool * out_line + SLACK, np.float32)
     for tile in range(start, stop):
@@ -153,12 +154,13 @@ def _grad_sums(start, stop, g, route, accum, kappa, height, pool, out_height, ou
 def grad_sums(g, route, accum, kappa, pool):
     """Sums over all but the last axis of dz and of dz * y: float64 arrays (2, channels)."""
     return over_lines(_grad_sums, accum.shape, g.reshape(-1), route.reshape(-1), accum.reshape(-1), np.float32(kappa),
-                      accum.shape[1], pool, g.shape[1], g.shape[2] * g.shape[3])
+                      accum.shape[1], (pool, g.shape[1], g.shape[2] * g.shape[3]))
 
 
 @kernel
-def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, height, line, segment, channels, pool, out_height,
-                out_line, half, limit, key0, key1, largest, codes):
+def _grad_codes(start, stop, g, route, accum, kappa, scale, slope, offset, largest, codes, limits, key, shape, windows):
+    (half, limit), (key0, key1) = limits, key
+    (height, line, segment, channels), (pool, out_height, out_line) = shape, windows
     size = height * line
     scales, slopes, offsets = repeated(scale, segment), repeated(slope, segment), repeated(offset, segment)
     dz, parts = np.empty(line + SLACK, np.float32), np.empty(pool * out_line + SLACK, np.float32)
@@ -207,6 +209,6 @@ def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
     codes, largest = np.empty(accum.shape, np.uint8), np.empty(samples, np.float32)
     scale, slope, offset = (values.astype(np.float32) for values in (scale, slope, offset))
     threads.run(_grad_codes, samples, g.reshape(-1), route.reshape(-1), accum.reshape(-1), np.float32(kappa), scale, slope,
-                offset, height, line, segment, channels, pool, g.shape[1], g.shape[2] * channels,
-                *gradient_limits(g.dtype, bits), *key, largest, codes.reshape(-1))
+                offset, largest, codes.reshape(-1), gradient_limits(g.dtype, bits), tuple(key),
+                (height, line, segment, channels), (pool, g.shape[1], g.shape[2] * channels))
     return codes, largest

@@ -9,7 +9,8 @@ from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repea
 
 
 @kernel
-def _channel_sums(start, stop, a, b, lines, line, segment, channels, per_tile, partial):
+def _channel_sums(start, stop, a, b, partial, walk):
+    lines, line, segment, channels, per_tile = walk
     lanes = np.empty(2 * segment)
     for tile in range(start, stop):
         lanes[:] = 0

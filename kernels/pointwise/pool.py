@@ -8,7 +8,8 @@ from bitnet.kernels.machine.vectors import at, put
 
 
 @kernel
-def _max_pool(start, stop, x, height, width, channels, out_height, out_width, size, stride, pad, out, taps):
+def _max_pool(start, stop, x, out, taps, shape, out_shape, window):
+    (height, width, channels), (out_height, out_width), (size, stride, pad) = shape, out_shape, window
     for sample in range(start, stop):
         for oy in range(out_height):
             for ox in range(out_width):
@@ -42,13 +43,14 @@ def max_pool(x, size, stride, pad):
     samples, height, width, channels = x.shape
     shape = (samples, (height + 2 * pad - size) // stride + 1, (width + 2 * pad - size) // stride + 1, channels)
     out, taps = np.empty(shape, x.dtype), np.empty(shape, np.uint8)
-    threads.run(_max_pool, samples, x.reshape(-1), height, width, channels, shape[1], shape[2], size, stride, pad,
-                out.reshape(-1), taps.reshape(-1))
+    threads.run(_max_pool, samples, x.reshape(-1), out.reshape(-1), taps.reshape(-1), x.shape[1:], shape[1:3],
+                (size, stride, pad))
     return out, taps
 
 
 @kernel
-def _max_pool_grad(start, stop, g, taps, height, width, channels, out_height, out_width, size, stride, pad, out):
+def _max_pool_grad(start, stop, g, taps, out, shape, out_shape, window):
+    (height, width, channels), (out_height, out_width), (size, stride, pad) = shape, out_shape, window
     for sample in range(start, stop):
         for i in range(sample * height * width * channels, (sample + 1) * height * width * channels):
             put(out, i, g.dtype.type(0))
@@ -68,6 +70,6 @@ def _max_pool_grad(start, stop, g, taps, height, width, channels, out_height, ou
 def max_pool_grad(g, taps, shape, size, stride, pad):
     """Every gradient back to the position that its value came from: array of ``shape``."""
     out = np.empty(shape, g.dtype)
-    threads.run(_max_pool_grad, len(g), g.reshape(-1), taps.reshape(-1), shape[1], shape[2], shape[3], g.shape[1], g.shape[2],
-                size, stride, pad, out.reshape(-1))
+    threads.run(_max_pool_grad, len(g), g.reshape(-1), taps.reshape(-1), out.reshape(-1), out.shape[1:], g.shape[1:3],
+                (size, stride, pad))
     return out

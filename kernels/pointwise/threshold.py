@@ -21,8 +21,8 @@ def _put_bits(out, word, bits, keep, half):
 
 
 @kernel
-def _pack_thresholds(start, stop, accum, sign, thresholds, height, width, channels, pool, out_height, out_width, planes, top,
-                     left, padded_height, padded_width, out):
+def _pack_thresholds(start, stop, accum, sign, thresholds, out, shape, pool, out_shape, planes, padding):
+    (height, width, channels), (out_height, out_width), (top, left, padded_height, padded_width) = shape, out_shape, padding
     line, words = width * channels, -(-channels // WORD)
     plane_size, last = padded_height * padded_width * words, ((1 << planes) - 1) * channels
     signs = np.empty(line, np.int32)  # repeated for each pixel of a line, so that loops are long
@@ -89,6 +89,6 @@ def pack_thresholds(accum, sign, thresholds, pool, bits, padding):
     (top, bottom), (left, right) = padding
     out_height, out_width = height // pool, width // pool
     out = arrays.zeros((samples, 1, bits, out_height + top + bottom, out_width + left + right, words_for(channels)), np.uint32)
-    threads.run(_pack_thresholds, samples * out_height, accum.reshape(-1), sign, thresholds, height, width,
-                channels, pool, out_height, out_width, bits, top, left, out.shape[3], out.shape[4], out.reshape(-1))
+    threads.run(_pack_thresholds, samples * out_height, accum.reshape(-1), sign, thresholds, out.reshape(-1), accum.shape[1:],
+                pool, (out_height, out_width), bits, (top, left, *out.shape[3:5]))
     return out

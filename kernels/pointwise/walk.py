@@ -34,12 +34,15 @@ def lines_of(shape):
 
 
 def over_lines(kernel, shape, *args):
-    """Run a kernel that leaves two float64 sums a channel for each tile of lines, and add the tiles: (2, channels)."""
+    """Run a kernel that leaves two float64 sums a channel for each tile of lines, and add the tiles: (2, channels).
+
+    The kernel is called with ``args``, the array of these sums, and (lines, line, segment, channels, lines of a tile).
+    """
     lines, line, segment = lines_of(shape)
     channels = shape[-1]
     per_tile = max(1, ROWS * channels // max(1, line))
     partial = np.empty((-(-lines // per_tile), 2, channels))
-    threads.run(kernel, len(partial), *args, lines, line, segment, channels, per_tile, partial.reshape(-1))
+    threads.run(kernel, len(partial), *args, partial.reshape(-1), (lines, line, segment, channels, per_tile))
     return partial.sum(axis=0)
 
 

@@ -139,7 +139,7 @@ def forward(x, w, conv, dtype=np.int32, scale=None):
 def input_grad(g, w, conv, size, scale):
     """``popcount.input_grad`` by dot products of bytes: the same integers, times the scale of their sample."""
     plans, padding = input_grad_plans(conv, size, Layout(_steps_for(conv.group_out), STEP, (0,), _digit_shifts(w.bits)))
-    covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
+    covered = sum(len(plan.rows.targets) for plan in plans) == size[0] * size[1]
     out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
     gradient = _padded(g, conv.groups, padding)
     for plan in plans:
@@ -203,24 +203,25 @@ def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_co
 
 
 @kernel
-def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, levels, lhs_steps,
-                 rhs_steps, level_shift, doublings, length, x_sample, x_phase, g_sample, g_block, groups, group_in, group_out,
-                 blocks):
-    row_blocks, taps = -(-group_in // ROWS), tap_offsets.size
-    accum, base = accumulators(taps * ROWS * blocks * COLUMNS)
+def _weight_grad(start, stop, x, g, table, scale, out, taps, steps, sizes):
+    tap_phases, tap_offsets, tap_classes = taps
+    levels, lhs_steps, rhs_steps = steps
+    samples, length, x_sample, x_phase, g_sample, g_block, groups, group_in, group_out, blocks, doublings = sizes
+    row_blocks, tap_count = -(-group_in // ROWS), tap_offsets.size
+    accum, base = accumulators(tap_count * ROWS * blocks * COLUMNS)
     for tile in range(start, stop):  # ROWS input channels and all taps: x and g are read once for all of them
         group, first = tile // row_blocks, tile % row_blocks * ROWS
         count = min(ROWS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
             gradient = sample * g_sample + group * blocks * g_block
-            for t in range(taps):
+            for t in range(tap_count):
                 source = (sample * x_sample + at(tap_phases, t) * x_phase + (group * group_in + first) * length
                           + at(tap_offsets, t))
                 constant = ((at(tap_classes, t) * samples + sample) * groups + group) * blocks * COLUMNS
                 add_products(accum, base + t * ROWS * blocks * COLUMNS, x, source, length, count, g, gradient, g_block, blocks,
-                             table, constant, levels, lhs_steps, rhs_steps, level_shift, doublings, at(scale, sample))
-        store_grad(out, accum, base, 0, taps, ROWS, first, count, group, groups, group_in, group_out, blocks)
+                             table, constant, levels, lhs_steps, rhs_steps, DIGIT, doublings, at(scale, sample))
+        store_grad(out, accum, base, 0, tap_count, ROWS, first, count, group, groups, group_in, group_out, blocks)
 
 
 @lru_cache(maxsize=256)
@@ -260,7 +261,7 @@ def weight_grad(g, x, conv, scale):
                 conv.group_out, conv.groups * blocks, g.bits, *affine(g), gradient.reshape(-1))
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
-    length = max(rows_down * plan.row_width, int(plan.tap_offsets.max() + offsets[-1]) + STEP)
+    length = max(rows_down * plan.row_width, int(plan.taps.offsets.max() + offsets[-1]) + STEP)
     stream = arrays.empty((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
@@ -270,9 +271,8 @@ def weight_grad(g, x, conv, scale):
         table[..., :conv.group_out] = -offset * sums.reshape(len(table), samples, conv.groups, conv.group_out)
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.groups * -(-conv.group_in // ROWS)
-    threads.run(_weight_grad, tiles, samples, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1),
-                scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
-                *_stream_steps(out_size, plan.row_width, _digit_shifts(g.bits)), DIGIT, factor - 1, length, stream[0].size,
-                stream[0, 0].size, gradient[0].size // STEP, gradient[0, 0].size // STEP, conv.groups, conv.group_in,
-                conv.group_out, blocks)
+    sizes = (samples, length, stream[0].size, stream[0, 0].size, gradient[0].size // STEP, gradient[0, 0].size // STEP,
+             conv.groups, conv.group_in, conv.group_out, blocks, factor - 1)
+    threads.run(_weight_grad, tiles, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1), scale,
+                out.reshape(-1), tuple(plan.taps), tuple(_stream_steps(out_size, plan.row_width, _digit_shifts(g.bits))), sizes)
     return out

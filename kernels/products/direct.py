@@ -129,7 +129,8 @@ def forward(x, w, conv, bias=None):
 
 
 @kernel
-def _encode(start, stop, x, w, bias, rows, starts, offsets, sample_size, columns, blocks, places, top, codes, route):
+def _encode(start, stop, x, w, bias, tables, top, codes, route, sizes):
+    (rows, starts, offsets), (sample_size, columns, blocks, places) = tables, sizes
     length = starts.size // places * columns
     y = np.empty(places * length, np.float32)  # (position in the window, window, channel)
     best, place = np.empty(length, np.float32), np.empty(length, np.int32)  # as wide as each other: one vector loop for both
@@ -171,15 +172,16 @@ def encode(x, w, conv, bias, pool, bits):
     x = _padded(x, conv)
     shape = (len(x), *windows.shape, conv.out_channels)
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    threads.run(_encode, len(x) * len(windows), x.reshape(-1), weight, shift, np.ascontiguousarray(windows[:, 0]), starts,
-                offsets, x[:1].size, conv.out_channels, _blocks(conv), pool * pool, np.float32((1 << bits) - 1),
-                codes.reshape(-1), route.reshape(-1))
+    threads.run(_encode, len(x) * len(windows), x.reshape(-1), weight, shift,
+                (np.ascontiguousarray(windows[:, 0]), starts, offsets), np.float32((1 << bits) - 1), codes.reshape(-1),
+                route.reshape(-1), (x[:1].size, conv.out_channels, _blocks(conv), pool * pool))
     return codes, route
 
 
 @kernel
-def _block_grads(start, stop, x, g, route, partial, sums, cells, moves, lines, bounds, height, row, corner, pitch, image_size,
-                 channels):
+def _block_grads(start, stop, x, g, route, partial, sums, tables, sizes):
+    cells, moves, lines, bounds = tables
+    height, row, corner, pitch, image_size, channels = sizes
     image = np.zeros(image_size, np.float32)  # one sample with its padding
     where, value = np.empty(channels * cells.size, np.int32), np.empty(channels * cells.size, np.float32)
     count = np.empty(channels, np.int64)
@@ -246,9 +248,10 @@ def block_grads(g, route, x, conv, pool):
     partial, sums = np.zeros((parts, channels, len(padded), COLUMNS), np.float32), np.zeros((parts, channels))
     (top, bottom), (left, _) = conv.padding
     threads.run(_block_grads, parts, np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(g, np.float32).reshape(-1),
-                route.reshape(-1), partial.reshape(-1), sums.reshape(-1), windows.reshape(-1), np.append(0, positions), padded,
-                bounds, size[0], size[1] * conv.in_channels, top * pitch + left * conv.in_channels, pitch,
-                (size[0] + top + bottom) * pitch + COLUMNS, channels)
+                route.reshape(-1), partial.reshape(-1), sums.reshape(-1),
+                (windows.reshape(-1), np.append(0, positions), padded, bounds),
+                (size[0], size[1] * conv.in_channels, top * pitch + left * conv.in_channels, pitch,
+                 (size[0] + top + bottom) * pitch + COLUMNS, channels))
     total = partial[0]
     for part in partial[1:]:
         total += part
@@ -257,7 +260,8 @@ def block_grads(g, route, x, conv, pool):
 
 
 @kernel
-def _weight_grad(start, stop, x, g, partial, starts, offsets, bounds, sample_size, columns, blocks):
+def _weight_grad(start, stop, x, g, partial, tables, sizes):
+    (starts, offsets, bounds), (sample_size, columns, blocks) = tables, sizes
     pixels = starts.size
     for tile in range(start, stop):
         part, block = tile // blocks, tile % blocks
@@ -295,8 +299,8 @@ def weight_grad(g, x, conv):
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
     offsets = np.append(offsets, np.zeros(-depth % ROWS, np.int64))  # fill the last tile; its extra rows are dropped
     partial = np.zeros((parts, blocks, len(offsets), COLUMNS), np.float32)
-    threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), starts, offsets, bounds,
-                x[:1].size, blocks * COLUMNS, blocks)
+    threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), (starts, offsets, bounds),
+                (x[:1].size, blocks * COLUMNS, blocks))
     total = partial[0]
     for part in partial[1:]:
         total += part

@@ -54,7 +54,8 @@ def gather_bits(codes, index, count, plane):
 
 
 @kernel
-def _pack_channels(start, stop, codes, height, width, channels, groups, planes, top, left, padded_height, padded_width, out):
+def _pack_channels(start, stop, codes, out, shape, groups, planes, padding):
+    (height, width, channels), (top, left, padded_height, padded_width) = shape, padding
     group_channels = channels // groups
     words = -(-group_channels // WORD)
     line, plane_size = padded_width * words, padded_height * padded_width * words
@@ -100,8 +101,8 @@ def pack_channels(codes, groups, padding):
     planes = len(planes_of(codes).shifts)
     shape = (samples, groups, planes, height + top + bottom, width + left + right, words_for(channels // groups))
     out = arrays.empty(shape, np.uint32)
-    threads.run(_pack_channels, samples * shape[3], plane_bits(codes).reshape(-1), height, width, channels, groups, planes,
-                top, left, shape[3], shape[4], out.reshape(-1))
+    threads.run(_pack_channels, samples * shape[3], plane_bits(codes).reshape(-1), out.reshape(-1), (height, width, channels),
+                groups, planes, (top, left, *shape[3:5]))
     return out
 
 
@@ -178,8 +179,10 @@ def pack_weight(codes, conv, along, taps=None):
 
 
 @kernel
-def _pack_positions(start, stop, codes, height, width, channels, top, left, stride_y, stride_x, row_width, planes,
-                    group_channels, group_stride, out, out_words, out_channels):
+def _pack_positions(start, stop, codes, out, shape, out_shape, padding, stride, row_width, planes, group_channels,
+                    group_stride):
+    (height, width, channels), (out_words, out_channels) = shape, out_shape
+    (top, left), (stride_y, stride_x) = padding, stride
     octet = np.empty(planes * out_channels, np.uint8)  # one bit of each of OCTET positions, a byte a channel
     phases = stride_y * stride_x
     for sample in range(start, stop):
@@ -236,6 +239,6 @@ def pack_positions(codes, groups, padding, stride, row_width, words, group_strid
     samples, height, width, channels = codes.values.shape
     planes = len(planes_of(codes).shifts)
     out = arrays.empty((samples, stride[0] * stride[1], planes, words, groups * group_stride), np.uint32)
-    threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), height, width, channels, *padding, *stride,
-                row_width, planes, channels // groups, group_stride, out.reshape(-1), words, groups * group_stride)
+    threads.run(_pack_positions, samples, plane_bits(codes).reshape(-1), out.reshape(-1), (height, width, channels),
+                out.shape[3:], tuple(padding), tuple(stride), row_width, planes, channels // groups, group_stride)
     return out

@@ -31,7 +31,16 @@ from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.vectors import LANES, at, put, store_shifted
 from bitnet.kernels.products.geometry import planes_of, to_levels
 from bitnet.kernels.products.packing import WORD, pack_channels, pack_positions, pack_weight, words_for
-from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.products.spatial import (
+    COLUMNS,
+    Layout,
+    Steps,
+    blocks_for,
+    forward_plan,
+    input_grad_plans,
+    position_plan,
+    steps,
+)
 from bitnet.kernels.products.tiles import accumulators, add_products, run_spatial, store_grad
 
 CHANNELS = LANES  # input channels of a tile of a weight gradient: their words are shifted together, as one vector
@@ -116,7 +125,7 @@ def input_grad(g, w, conv, size, scale):
     """
     g_planes, w_planes = planes_of(g), planes_of(w)
     plans, padding = input_grad_plans(conv, size, Layout(words_for(conv.group_out), 1, g_planes.shifts, w_planes.shifts))
-    covered = sum(len(plan.row_targets) for plan in plans) == size[0] * size[1]
+    covered = sum(len(plan.rows.targets) for plan in plans) == size[0] * size[1]
     out = (arrays.empty if covered else arrays.zeros)((len(g.values), *size, conv.in_channels), np.float32)
     gradient, scale = pack_channels(g, conv.groups, padding), _halved(scale, g_planes.halvings + w_planes.halvings)
     for plan in plans:
@@ -144,21 +153,22 @@ def _shift(stream, source, channels, count, offset, mask, out, target):
 
 
 @kernel
-def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_offsets, tap_classes, kernel_x, mask, levels,
-                 lhs_steps, rhs_steps, doublings, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out,
-                 blocks):
+def _weight_grad(start, stop, x, g, table, scale, out, mask, taps, steps, sizes):
+    tap_phases, tap_offsets, tap_classes = taps
+    levels, lhs_steps, rhs_steps = steps
+    samples, kernel_x, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out, blocks, doublings = sizes
     row_blocks, channels = -(-group_in // CHANNELS), groups * group_in
     shifted = np.zeros(planes * mask.size * CHANNELS, np.uint32)
     accum, base = accumulators(kernel_x * CHANNELS * blocks * COLUMNS)
     for tile in range(start, stop):  # CHANNELS input channels and the taps of a filter row: one reading of x and g serves all
-        taps = tile // (groups * row_blocks) * kernel_x
+        tap = tile // (groups * row_blocks) * kernel_x
         group, first = tile // row_blocks % groups, tile % row_blocks * CHANNELS
         count = min(CHANNELS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
             gradient = sample * g_sample + group * blocks * COLUMNS
             for t in range(kernel_x):
-                phase, offset, border = at(tap_phases, taps + t), at(tap_offsets, taps + t), at(tap_classes, taps + t)
+                phase, offset, border = at(tap_phases, tap + t), at(tap_offsets, tap + t), at(tap_classes, tap + t)
                 source = sample * x_sample + phase * x_phase + group * group_in + first
                 for plane in range(planes):
                     _shift(x, source + plane * plane_words * channels, channels, count, offset, mask, shifted,
@@ -166,7 +176,7 @@ def _weight_grad(start, stop, samples, x, g, table, scale, out, tap_phases, tap_
                 constant = ((border * samples + sample) * groups + group) * blocks * COLUMNS
                 add_products(accum, base + t * CHANNELS * blocks * COLUMNS, shifted, 0, 1, count, g, gradient, COLUMNS, blocks,
                              table, constant, levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, base, taps, kernel_x, CHANNELS, first, count, group, groups, group_in, group_out, blocks)
+        store_grad(out, accum, base, tap, kernel_x, CHANNELS, first, count, group, groups, group_in, group_out, blocks)
 
 
 class _Streams(NamedTuple):
@@ -174,9 +184,7 @@ class _Streams(NamedTuple):
 
     x_words: int
     mask: np.ndarray  # bits of the stream that are output positions
-    levels: np.ndarray
-    lhs_steps: np.ndarray
-    rhs_steps: np.ndarray
+    steps: Steps
 
 
 @lru_cache(maxsize=256)
@@ -188,8 +196,8 @@ def _streams(conv, size, g_shifts, x_planes):
     columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
     table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
                   np.arange(words) * columns)
-    return _Streams(int(plan.tap_offsets.max()) // WORD + words + 1,
-                    np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), *table)
+    return _Streams(int(plan.taps.offsets.max()) // WORD + words + 1,
+                    np.packbits(mask, bitorder="little").view("<u4").astype(np.uint32), table)
 
 
 def weight_grad(g, x, conv, scale):
@@ -224,9 +232,8 @@ def weight_grad(g, x, conv, scale):
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
     table, scale = arrays.aligned(table, np.int32), _halved(scale, g_planes.halvings + x_planes.halvings)
-    threads.run(_weight_grad, tiles, samples, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1),
-                scale, out.reshape(-1), plan.tap_phases, plan.tap_offsets, plan.tap_classes,
-                conv.kernel[1], streams.mask, streams.levels, streams.lhs_steps, streams.rhs_steps, doublings,
-                len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size, gradient[0].size, conv.groups,
-                conv.group_in, conv.group_out, blocks)
+    sizes = (samples, conv.kernel[1], len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size,
+             gradient[0].size, conv.groups, conv.group_in, conv.group_out, blocks, doublings)
+    threads.run(_weight_grad, tiles, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1), scale, out.reshape(-1),
+                streams.mask, tuple(plan.taps), tuple(streams.steps), sizes)
     return out

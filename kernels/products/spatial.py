@@ -33,6 +33,14 @@ class Layout(NamedTuple):
     rhs_shifts: tuple
 
 
+class Steps(NamedTuple):
+    """The table of steps, as ``steps`` makes it."""
+
+    levels: np.ndarray  # steps levels[i] to levels[i + 1] count twice as much as the ones after them
+    lhs: np.ndarray     # where in the operands each step reads
+    rhs: np.ndarray
+
+
 def steps(lhs_shifts, rhs_shifts, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets):
     """The table of steps: offsets into both operands, those of planes that count most first.
 
@@ -40,8 +48,7 @@ def steps(lhs_shifts, rhs_shifts, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets
 
     Returns
     -------
-    levels : int64 array; steps levels[i] to levels[i + 1] count twice as much as the ones after them
-    lhs, rhs : int64 arrays, where in the operands each step reads
+    steps : Steps of int64 arrays
     """
     pairs = [(p + q, l, m) for l, p in enumerate(lhs_shifts) for m, q in enumerate(rhs_shifts)]
     levels, lhs, rhs = [0], [], []
@@ -50,7 +57,7 @@ def steps(lhs_shifts, rhs_shifts, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets
             lhs.append(l * lhs_plane + lhs_offsets)
             rhs.append(m * rhs_plane + rhs_offsets)
         levels.append(sum(map(len, lhs)))
-    return np.array(levels), np.concatenate(lhs), np.concatenate(rhs)
+    return Steps(np.array(levels), np.concatenate(lhs), np.concatenate(rhs))
 
 
 class Axis(NamedTuple):
@@ -83,32 +90,42 @@ def _input_grad_axes(size, out_size, kernel, stride, padding):
     return [axis._replace(origins=axis.origins + before) for axis in axes], (before, after)
 
 
+class Taps(NamedTuple):
+    """Where each tap of a weight gradient reads the input's streams, and its border class."""
+
+    phases: np.ndarray
+    offsets: np.ndarray
+    classes: np.ndarray
+
+
 class PositionPlan(NamedTuple):
     """Everything about a weight gradient that depends on shapes alone.
 
     Position (y, x) of an output is number ``y * row_width + x`` of a stream; tap t reads the input's stream of its stride
-    phase ``tap_offsets[t]`` further on. Between the rows of the output lie positions that are none: holes.
+    phase ``taps.offsets[t]`` further on. Between the rows of the output lie positions that are none: holes.
     """
 
     row_width: int
     positions: np.ndarray    # stream positions of the output pixels
-    tap_phases: np.ndarray
-    tap_offsets: np.ndarray
-    tap_classes: np.ndarray
+    taps: Taps
     inside: np.ndarray       # (classes, OH, OW), 1 where the tap meets the image
+
+
+class Rows(NamedTuple):
+    """The results of one image, in the order in which a spatial product computes them."""
+
+    offsets: np.ndarray  # where each begins in its image
+    targets: np.ndarray  # its position among all results of its image
+    classes: np.ndarray  # its border class
 
 
 class Plan(NamedTuple):
     """Everything about a spatial product that depends on shapes alone."""
 
-    row_offsets: np.ndarray  # where each result begins in its image
-    row_targets: np.ndarray  # its position among all results of its image
-    row_classes: np.ndarray  # its border class
+    rows: Rows
+    steps: Steps
     taps: np.ndarray
-    inside: np.ndarray       # (classes, taps), 1 where the tap lies in the image
-    levels: np.ndarray
-    lhs_steps: np.ndarray
-    rhs_steps: np.ndarray
+    inside: np.ndarray  # (classes, taps), 1 where the tap lies in the image
 
 
 def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
@@ -125,8 +142,8 @@ def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
     classes = row_class.reshape(-1, 1) * len(columns) + column_class.reshape(-1)
     if not border:
         classes, inside = np.zeros_like(classes), np.ones_like(inside[:1])
-    return Plan(row_offsets.ravel(), row_targets.ravel(), classes.ravel(),
-                (vertical.taps[:, None] * kernel_width + horizontal.taps).ravel(), inside.astype(np.int64), *table)
+    return Plan(Rows(row_offsets.ravel(), row_targets.ravel(), classes.ravel()), table,
+                (vertical.taps[:, None] * kernel_width + horizontal.taps).ravel(), inside.astype(np.int64))
 
 
 @lru_cache(maxsize=256)
@@ -160,5 +177,5 @@ def position_plan(conv, size, border):
         inside = inside[:1]
     inside, classes = np.unique(inside, axis=0, return_inverse=True)
     classes = np.broadcast_to(classes.reshape(-1), ky.shape).astype(np.int64)
-    return PositionPlan(row_width, positions, ky % stride_y * stride_x + kx % stride_x,
-                        ky // stride_y * row_width + kx // stride_x, classes, inside.astype(np.int64))
+    taps = Taps(ky % stride_y * stride_x + kx % stride_x, ky // stride_y * row_width + kx // stride_x, classes)
+    return PositionPlan(row_width, positions, taps, inside.astype(np.int64))
