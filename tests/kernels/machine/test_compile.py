@@ -88,6 +88,138 @@ def test_kernels_release_the_gil(written_kernel):
     assert written_kernel().targetoptions["nogil"] is True
 
 
+CLIP = """
+import sys
+import numpy as np
+from bitnet.kernels.pointwise import update
+assert "not kept" not in open(sys.argv[1]).read()  # nothing is said at import
+weight = np.array([-2, 0, 2], np.float32)
+update.clip(weight, 0.5)
+update.clip(weight.astype(np.float64), 0.5)
+assert weight.tolist() == [-0.5, 0, 0.5]
+print(sum(update._clip.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(NAME=value, ...) clips two arrays in a new process with that environment (None: unset): (cache hits, stderr)."""
+
+    def run(script=CLIP, **variables):
+        environment = {name: value for name, value in (os.environ | variables).items() if value is not None}
+        errors = tmp_path / "stderr"
+        with errors.open("w") as file:
+            done = subprocess.run([sys.executable, "-c", script, errors], env=environment, cwd=tmp_path, stdout=subprocess.PIPE,
+                                  stderr=file, text=True, timeout=100)
+        assert done.returncode == 0, errors.read_text()
+        return int(done.stdout), errors.read_text()
+
+    return run
+
+
+def kept(tmp_path):
+    return sorted((tmp_path / "cache" / compile_module._SOURCE_HASH).glob("update._clip*.nbc"))
+
+
+def in_tree():
+    return set(Path(compile_module.__file__).parents[1].rglob("*.nb[ci]"))
+
+
+@pytest.mark.parametrize("variables", [
+    {"NUMBA_CACHE_DIR": "/dev/null/cache"},
+    {"NUMBA_CACHE_DIR": None, "HOME": "/dev/null", "XDG_CACHE_HOME": None},
+    {"NUMBA_CACHE_DIR": None, "HOME": None, "XDG_CACHE_HOME": "/dev/null"},
+])
+def test_without_a_folder_kernels_are_compiled_each_time(variables, run):
+    before = in_tree()
+    for _ in range(2):
+        hits, errors = run(**variables)
+        assert hits == 0 and errors.count("not kept") == 1 and len(errors.splitlines()) == 1
+    assert in_tree() == before  # nor beside the sources, where an edit of another file would go unnoticed
+
+
+def test_a_user_without_a_home_or_a_name(tmp_path, monkeypatch):
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert compile_module._fault(cache_folder()) == "this user has no home folder"
+    assert not list(tmp_path.iterdir())  # no folder with the name "~"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owners here")
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_a_folder_that_others_may_write_to_is_not_read(mode, run, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert run(**cache)[0] == 0 and run(**cache)[0] == 2
+    folder = tmp_path / "cache" / compile_module._SOURCE_HASH
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(mode)
+    hits, errors = run(**cache)
+    assert hits == 0 and errors.count("others may write to") == 1
+    folder.chmod(0o700)
+    assert run(**cache) == (2, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_of_somebody_else_is_not_read(run, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    run(**cache)
+    os.chown(tmp_path / "cache" / compile_module._SOURCE_HASH, 54321, -1)
+    hits, errors = run(**cache)
+    assert hits == 0 and "others may write to" in errors
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "another bit", "another file"])
+def test_a_damaged_file_is_compiled_again(damage, run, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    run(**cache)
+    files = kept(tmp_path)
+    assert len(files) == 2
+    for path in files:
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[len(changed) // 2] ^= 1  # a single bit, amid machine code
+        path.write_bytes({"empty": b"", "cut short": whole[:1000], "another bit": changed, "another file": b"x" * 5000}[damage])
+    assert run(**cache) == (0, "")
+    assert run(**cache) == (2, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files here")
+def test_a_full_disk_stops_nothing(run, tmp_path):
+    limited = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # bytes of a file, after which writing fails
+""" + CLIP
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    hits, errors = run(limited, **cache)
+    assert hits == 0 and errors.count("not kept") == 1
+    assert not list((tmp_path / "cache" / compile_module._SOURCE_HASH).iterdir())  # nothing half written
+    assert run(**cache) == (0, "") and run(**cache) == (2, "")
+
+
+def test_without_a_compiler_one_sentence_says_so():
+    done = subprocess.run([sys.executable, "-c", "import bitnet.kernels"], env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: bitnet's kernels are compiled by Numba")
+    assert "unset NUMBA_DISABLE_JIT" in done.stderr.splitlines()[-1]
+
+
+def test_a_function_without_a_file_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    for number in (1, 2):
+        names = {}
+        exec(f"def add(x):\n    return x + {number}\n", names)
+        assert kernel(names["add"])(1) == 1 + number
+
+
 SCRIPT = """
 import sys
 import numpy as np
