@@ -36,6 +36,29 @@ class Codes:
     def shape(self):
         return self.values.shape
 
+    @property
+    def one_scale(self):
+        """Is there a single scale for all levels?"""
+        return np.ndim(self.scale) == 0
+
+    @property
+    def per_filter(self):
+        """Has each filter (last axis) a scale of its own?"""
+        return np.ndim(self.scale) > 0 and self.per == "filter"
+
+    def terms(self):
+        """What these codes are the sum of, each with one scale or with one for each filter: a list of Codes.
+
+        Mostly themselves. Ternary codes whose positive and negative levels have scales p and n are two terms: p for +1 and -n
+        for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
+        """
+        if self.one_scale or self.per != "sign":
+            return [self]
+        positive, negative = map(float, self.scale)
+        magnitudes = (self.values != 1).astype(np.uint8) + np.uint8(1)
+        return [self.with_values(self.values, (positive + negative) / 2),
+                self.with_values(magnitudes, (positive - negative) / 2)]
+
     def levels(self, dtype=np.int64):
         """The integer levels, in ``dtype``."""
         return to_levels(self, dtype)

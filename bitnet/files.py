@@ -1,24 +1,25 @@
 """One ``load`` and one ``save`` for whatever a network is: trained and trainable, or frozen."""
 
 import zipfile
-from pathlib import Path
 
-from bitnet import checkpoint
-from bitnet.frozen import FrozenNetwork, load_frozen
+from bitnet.deploy import FrozenNetwork, load_frozen
+from bitnet.storage import checkpoint
+from bitnet.storage.door import regular
 
 
 def save(path, model, **more):
-    """Save a model, or a frozen network in its own packed format.
+    """Save a network: a tree as a description of its modules and their arrays, or a frozen network in its packed format.
 
     Parameters
     ----------
     path : str or Path
     model : Module or FrozenNetwork
-    **more   # anything JSON-able that should lie beside a model
+    **more   # anything JSON-able that should lie beside a tree
 
     Raises
     ------
     OSError : the file cannot be written; an older file of that name is kept.
+    ValueError : a tree with a module that cannot be described.
     """
     if isinstance(model, FrozenNetwork):
         model.save(path)
@@ -31,8 +32,8 @@ def load(path):
 
     Raises
     ------
-    CheckpointError : there is none, or it is damaged, or of an unknown model.
+    CheckpointError : there is none, or it is damaged, or of modules that this program does not know.
     """
-    if zipfile.is_zipfile(path):
-        return load_frozen(Path(path).read_bytes(), path)
+    if zipfile.is_zipfile(regular(path, "a network")):
+        return load_frozen(path)
     return checkpoint.load(path)

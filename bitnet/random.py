@@ -2,7 +2,8 @@
 
 Noise is counter-based (``bitnet.kernels.noise``): every draw has a number, and element i of draw d is a function of (seed,
 d, i). The state is thus two integers, which a checkpoint keeps; draws happen in the order of the program, which is the same
-whichever kernels run and on however many threads.
+whichever kernels run and on however many threads. Each Python thread has a stream of its own, so that two trainings side by
+side are what each would have been alone.
 """
 
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import numpy as np
 
 from bitnet.kernels.machine.noise import key_of
 from bitnet.kernels.pointwise.draw import uniform_array
+from bitnet.settings import Setting
 
-_state = (0, 0)
+_state = Setting("random", (0, 0))
 
 
 def seed(value):
@@ -22,32 +24,32 @@ def seed(value):
 
 def get_state():
     """(seed, number of the next draw)."""
-    return _state
+    return _state.get()
 
 
 def set_state(state):
     """Continue from a state that ``get_state`` returned."""
-    global _state
     seed_, draw = state
-    _state = (int(seed_), int(draw))
+    _state.value = int(seed_), int(draw)
 
 
 def next_key():
     """The key of the next draw: two uint32."""
-    global _state
-    key = key_of(*_state)
-    _state = (_state[0], _state[1] + 1)
-    return key
+    seed_, draw = _state.get()
+    _state.value = seed_, draw + 1
+    return key_of(seed_, draw)
+
+
+def generator():
+    """A numpy Generator seeded by the next draw: initial weights of layers that were given none."""
+    return np.random.default_rng([int(half) for half in next_key()])
 
 
 @contextmanager
 def preserved():
     """Leave the stream after the block where it was before."""
-    state = get_state()
-    try:
+    with _state.set_to(_state.get()):
         yield
-    finally:
-        set_state(state)
 
 
 def uniform(shape):

@@ -5,30 +5,24 @@ see NumPy arrays (or Codes) only. ``Function.apply`` unwraps tensors, runs ``for
 if a gradient will be wanted. ``Tensor.backward`` visits the instances in reverse order and adds up gradients.
 """
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import numpy as np
 
-from bitnet import execution
 from bitnet.codes import Codes
+from bitnet.settings import Setting
 
-_recording = True
+_recording = Setting("recording", True)
 
 
-@contextmanager
 def no_grad():
     """Inside the block operations remember nothing, so that no memory is kept for a backward pass."""
-    global _recording
-    previous, _recording = _recording, False
-    try:
-        yield
-    finally:
-        _recording = previous
+    return _recording.set_to(False)
 
 
 def is_recording():
     """False inside ``no_grad``."""
-    return _recording
+    return _recording.get()
 
 
 class Tensor:
@@ -74,11 +68,38 @@ class Tensor:
         kind = f"{self.codes.bits}-bit {self.codes.encoding} codes" if self.codes is not None else str(self.data.dtype)
         return f"Tensor(shape={self.shape}, {kind}{', requires_grad' if self.requires_grad else ''})"
 
+    # a NumPy array on the left leaves the operation to the tensor on the right, instead of taking it for an object
+    __array_ufunc__ = None
+
     def __add__(self, other):
-        return Add.apply(self, _as_tensor(other, self))
+        return Add.apply(self, _operand(other, self))
+
+    def __sub__(self, other):
+        return Subtract.apply(self, _operand(other, self))
+
+    def __rsub__(self, other):
+        return Subtract.apply(_operand(other, self), self)
 
     def __mul__(self, other):
-        return Multiply.apply(self, _as_tensor(other, self))
+        return Multiply.apply(self, _operand(other, self))
+
+    def __truediv__(self, other):
+        return Divide.apply(self, _operand(other, self))
+
+    def __rtruediv__(self, other):
+        return Divide.apply(_operand(other, self), self)
+
+    def __matmul__(self, other):
+        return MatMul.apply(self, _operand(other, self))
+
+    def __rmatmul__(self, other):
+        return MatMul.apply(_operand(other, self), self)
+
+    def __neg__(self):
+        return self * -1
+
+    def __getitem__(self, index):
+        return Index.apply(self, index=index)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -89,6 +110,10 @@ class Tensor:
     def sum(self):
         """The sum of all values, a tensor of shape ()."""
         return Sum.apply(self)
+
+    def mean(self):
+        """The mean of all values, a tensor of shape ()."""
+        return Sum.apply(self) / float(np.prod(self.shape))
 
     def detach(self):
         """The same values outside the graph."""
@@ -127,8 +152,20 @@ class Tensor:
                     grads[id(parent)] = parent_grad if known is None else known + parent_grad
 
 
-def _as_tensor(value, like):
-    return value if isinstance(value, Tensor) else Tensor(np.asarray(value, like.data.dtype))
+def as_tensor(x):
+    """``x`` itself if it is a Tensor, else a Tensor of it; a uint8 array is pixels, 8-bit codes of value / 256."""
+    if isinstance(x, Tensor):
+        return x
+    x = np.asarray(x)
+    return Tensor(Codes(x, 8, "unsigned", 1 / 256) if x.dtype == np.uint8 else x)
+
+
+def _operand(value, like):
+    if isinstance(value, Tensor):
+        return value
+    if np.asarray(value).dtype.kind not in "fiub":
+        raise TypeError(f"a tensor can be combined with tensors, numbers and arrays of numbers, got {type(value).__name__}")
+    return Tensor(np.asarray(value, like.data.dtype))
 
 
 def _in_order(tensor):
@@ -153,21 +190,23 @@ class Function:
     Subclasses define ``forward(*arrays, **options)``, which may keep what backward needs as attributes of self, and
     ``backward(grad_output)``, which returns one gradient (or None) for each input. An input arrives as Codes where the
     tensor holds codes and the class says ``takes_codes``, else as a float array; ``forward`` may return either.
-    ``self.needs_grad`` tells for each input whether its gradient is wanted, ``self.layer`` in which layer the call was made:
-    there ``backward`` runs, too.
+    ``self.needs_grad`` tells for each input whether its gradient is wanted.
+
+    ``Function.place`` is a hook: asked at every call, it returns a function that makes the context manager in which ``backward``
+    runs. So whoever keeps an account of what happens where (``execution``) finds a layer's backward in that layer.
     """
 
     takes_codes = False
-    layer = ""
+    place = staticmethod(lambda: nullcontext)
 
     @classmethod
     def apply(cls, *tensors, **options):
         """Run the operation on tensors; keyword options go to ``forward`` as they are."""
         function = cls()
-        function.layer = execution.current_layer()
+        function.there = cls.place()
         function.needs_grad = [tensor.requires_grad for tensor in tensors]
         result = Tensor(function.forward(*(t.raw if cls.takes_codes else t.data for t in tensors), **options))
-        if _recording and any(function.needs_grad):
+        if _recording.get() and any(function.needs_grad):
             result.requires_grad = True
             result._function = function
             function.parents = tensors
@@ -176,7 +215,7 @@ class Function:
     def backward_once(self, grad_output):
         """Run ``backward`` and drop everything kept for it."""
         self.check_alive()
-        with execution.layer(self.layer):
+        with self.there():
             grads = self.backward(grad_output)
         self.__dict__ = {"parents": None}
         return grads if isinstance(grads, tuple) else (grads,)
@@ -209,6 +248,17 @@ class Add(Function):
         return tuple(_unbroadcast(grad_output, shape) for shape in self.shapes)
 
 
+class Subtract(Function):
+    """a - b, with broadcasting."""
+
+    def forward(self, a, b):
+        self.shapes = a.shape, b.shape
+        return a - b
+
+    def backward(self, grad_output):
+        return _unbroadcast(grad_output, self.shapes[0]), _unbroadcast(-grad_output, self.shapes[1])
+
+
 class Multiply(Function):
     """a * b, with broadcasting."""
 
@@ -218,6 +268,50 @@ class Multiply(Function):
 
     def backward(self, grad_output):
         return _unbroadcast(grad_output * self.b, self.a.shape), _unbroadcast(grad_output * self.a, self.b.shape)
+
+
+class Divide(Function):
+    """a / b, with broadcasting."""
+
+    def forward(self, a, b):
+        self.a, self.b = a, b
+        return a / b
+
+    def backward(self, grad_output):
+        by_a = grad_output / self.b
+        return _unbroadcast(by_a, self.a.shape), _unbroadcast(-by_a * self.a / self.b, self.b.shape)
+
+
+class MatMul(Function):
+    """a @ b of two matrices."""
+
+    def forward(self, a, b):
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            raise ValueError(f"@ takes matrices (N, D) and (D, F), got shapes {a.shape} and {b.shape}")
+        self.a, self.b = a, b
+        return a @ b
+
+    def backward(self, grad_output):
+        return grad_output @ self.b.T, self.a.T @ grad_output
+
+
+class Index(Function):
+    """x[index], whatever NumPy takes as one; a place that is taken several times gets all its gradients. Codes stay codes."""
+
+    takes_codes = True
+
+    def forward(self, x, index):
+        self.shape, self.index = x.shape, index
+        if not isinstance(x, Codes):
+            return x[index]
+        if np.ndim(x.scale):
+            raise ValueError("codes with an array of scales cannot be indexed: decode them first")
+        return x.with_values(x.values[index])
+
+    def backward(self, grad_output):
+        grad = np.zeros(self.shape, grad_output.dtype)
+        np.add.at(grad, self.index, grad_output)
+        return grad
 
 
 class Sum(Function):

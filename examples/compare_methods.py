@@ -10,7 +10,6 @@ does not depend on when that was. Writes OUT/results.txt, OUT/results.json, OUT/
 metrics for every method.
 """
 
-import argparse
 import json
 import shlex
 import sys
@@ -20,25 +19,35 @@ from pathlib import Path
 import numpy as np
 from matplotlib.transforms import Bbox
 
-# what this script shares with its sister; both lie in one folder, which Python searches first
-from train_svhn import Parser, UsageError, guarded, number, place_of
-
 from bitnet import execution, methods, models, random, report
-from bitnet.checkpoint import load_checkpoint, write_atomically
 from bitnet.datasets import Augmentation, load_digits, load_mnist
 from bitnet.kernels.machine import compile, threads
-from bitnet.layers import preserved
-from bitnet.optimizers import Adam
+from bitnet.layers import Weighted
+from bitnet.module import preserved
+from bitnet.optimizers import Adam, ExponentialDecay
+from bitnet.storage import load_checkpoint, write_atomically
 from bitnet.tensor import no_grad
 from bitnet.training import StopRequest, Trainer, evaluate
+from bitnet.training.run import Parser, UsageError, folder, guarded, number, place_of
 
 DEFAULT = ("float", "dorefa", "binaryconnect", "bnn", "xnor", "twn", "ttq", "qnn", "gxnor")
+# Accuracies of DoReFa-Net on SVHN by (W, A, G), models A to D: the paper's Table 1, from memory and not looked up.
+TABLE_1 = {
+    (1, 1, 2): (0.934, 0.924, 0.910, 0.803), (1, 1, 4): (0.968, 0.961, 0.916, 0.846), (1, 1, 8): (0.970, 0.962, 0.902, 0.828),
+    (1, 1, 32): (0.971, 0.963, 0.921, 0.841), (1, 2, 2): (0.909, 0.930, 0.900, 0.808), (1, 2, 3): (0.968, 0.964, 0.934, 0.878),
+    (1, 2, 4): (0.975, 0.969, 0.939, 0.878), (2, 1, 2): (0.927, 0.928, 0.909, 0.846), (2, 1, 4): (0.969, 0.957, 0.904, 0.827),
+    (1, 2, 8): (0.975, 0.971, 0.946, 0.866), (1, 2, 32): (0.976, 0.970, 0.950, 0.865), (1, 3, 3): (0.968, 0.964, 0.946, 0.887),
+    (1, 3, 4): (0.974, 0.974, 0.959, 0.897), (1, 3, 6): (0.977, 0.974, 0.949, 0.916), (1, 4, 2): (0.815, 0.898, 0.911, 0.868),
+    (1, 4, 4): (0.975, 0.974, 0.962, 0.915), (1, 4, 8): (0.977, 0.975, 0.955, 0.895), (2, 2, 2): (0.900, 0.919, 0.856, 0.842),
+    (32, 32, 32): (0.975, 0.975, 0.972, 0.950),
+}  # fmt: skip
+
 MEASURED = 3.0  # seconds of training that tell how many epochs fit
 MARGIN = 0.95   # of the time, so that an epoch that is a little slower still fits
 
 
 def parse(argv):
-    parser = Parser(prog="compare_methods.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__file__, __doc__)
     add, count = parser.add_argument, number(int, 1)
     add("--methods", nargs="+", metavar="NAME[:W,A,G]", help=f"of {', '.join(methods.names())} ({' '.join(DEFAULT)})")
     add("--table-1", action="store_true", help="instead: DoReFa-Net on SVHN in the bits of the paper's Table 1")
@@ -50,7 +59,7 @@ def parse(argv):
     add("--seed", type=number(int, 0), default=0, metavar="S", help="of everything random (0)")
     add("--threads", type=count, metavar="T", help="(all processors)")
     add("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")
-    add("--out", type=Path, default=Path("runs", "compare"), metavar="DIR", help="(runs/compare)")
+    add("--out", type=folder, default=Path("runs", "compare"), metavar="DIR", help="(runs/compare)")
     return parser.parse_args(argv)
 
 
@@ -59,11 +68,12 @@ class Entry:
 
     def __init__(self, method, bits=None, model=None, seed=0):
         self.method, self.model = method, model
-        self.bits = methods.bits_of(method, bits)
-        own = self.bits == methods.get(method).bits and model is None
+        kind = methods.get(method)
+        self.bits = kind(bits).bits if bits is not None else kind.own_bits
+        own = self.bits == kind.own_bits and model is None
         self.name = "-".join([method, *([model] if model else []), *([] if own else map(str, self.bits))])
         self.data = "svhn" if model else "mnist"
-        self.seed, self.batch_size = seed, 32 if model else methods.get(method).batch_size
+        self.seed, self.batch_size = seed, 32 if model else kind.recipe.batch_size
 
     def options(self):
         """The network, and what its Trainer needs beside it."""
@@ -72,13 +82,13 @@ class Entry:
             return model, methods.training_of(model)
         model = models.svhn(self.model, self.bits, seed=self.seed)
         return model, {"optimizer": Adam(model.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
-                       "prepare": methods.preparation_of(model, methods.exponential(1e-3, 1e-5))}
+                       "schedule": ExponentialDecay(1e-3, 1e-5)}
 
     def published(self):
         """(error in per cent, setting), or None."""
         if not self.model:
             return methods.get(self.method).published.get("mnist")
-        row = methods.TABLE_1.get(tuple(self.bits))
+        row = TABLE_1.get(tuple(self.bits))
         return row and (100 * (1 - row["ABCD".index(self.model)]), f"model {self.model}, all of SVHN, about")
 
 
@@ -87,7 +97,7 @@ def entries(given):
     if given.table_1:
         if given.methods:
             raise UsageError("expected --methods or --table-1, found both")
-        asked = given.bits or methods.TABLE_1
+        asked = given.bits or TABLE_1
         return [Entry("dorefa" if tuple(models.parse_bits(bits)) != (32, 32, 32) else "float", bits, model, given.seed)
                 for bits in asked for model in given.models or models.SVHN_WIDTHS]
     if given.bits or given.models:
@@ -119,7 +129,7 @@ def epochs_that_fit(entry, digits, test, minutes):
 
 def inference_speed(model, test, least=1.0):
     """Images a second in batches of 256, unfrozen."""
-    part = type(test)(test.images[:512], test.labels[:512], test.name, test.generated)
+    part = test[:512]
     evaluate(model, part)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < least:
@@ -132,7 +142,7 @@ def products_of(trainer):
     """Records of the products of a training step, and of a forward pass in evaluation."""
     model, batch = trainer.model, next(iter(trainer.loader.epoch(0)))
     with preserved(model), execution.log() as training:
-        trainer.loss_function(model.train()(batch.images), batch, trainer).backward()
+        trainer.task.loss(model.train()(batch.images), batch, trainer).backward()
     with execution.log() as evaluation, no_grad():
         model.eval()(batch.images)
     return training, evaluation
@@ -146,8 +156,8 @@ def bit_share(records):
 def packed_size(model, records):
     """Bytes of all parameters with the weights of quantized layers in their own bits."""
     bits = {record.layer: record.bits[1] for record in records}
-    return sum(report.packed_size(parameter.data, bits.get(name.rpartition(".")[0], 32) if name.endswith("weight") else 32)
-               for name, parameter in model.named_parameters().items())
+    own = {id(module.weight): bits.get(module.name, 32) for module in model.modules() if isinstance(module, Weighted)}
+    return sum(report.packed_size(parameter.data, own.get(id(parameter), 32)) for parameter in model.parameters())
 
 
 def run(entry, given, digits, test, where, stop):

@@ -2,53 +2,51 @@
 
     python examples/predict.py runs/svhn-a-1-2-4/checkpoint.h5 house.png door.jpg
 
-Prints a line for each picture: path, digit, probability. A digit should fill most of its picture.
+Prints a line for each picture: path, class, probability. A digit of a house number should fill most of its picture; one for a
+network of MNIST may be dark or bright, of any size, anywhere on plain paper.
 """
 
 import argparse
 import sys
-
-import numpy as np
+from pathlib import Path
 
 import bitnet
 from bitnet import functional
-from bitnet.checkpoint import CheckpointError
-from bitnet.datasets import DataError, luminance, prepare_image
+from bitnet.datasets import DataError, prepare_for
+from bitnet.storage import CheckpointError
+from bitnet.training.run import Parser, guarded
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; --help shows all options\n")
-
-
-def main(argv=None):
-    parser = Parser(prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL",
-                        help="a checkpoint of a training script, frozen.npz of train_svhn.py, or a saved model")
+def parse(argv):
+    parser = Parser(__file__, __doc__)
+    parser.add_argument("model", metavar="MODEL", type=Path,
+                        help="a checkpoint of a training script, its frozen.npz, or a saved model")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
-    given = parser.parse_args(argv)
-    try:
-        model = bitnet.load(given.model)
-    except CheckpointError as error:
-        return complain(error)
-    size, _, channels = getattr(model, "image", (40, 40, 3))
+    return parser.parse_args(argv, argparse.Namespace(kernels="auto"))
+
+
+def predict(given):
+    model = bitnet.load(given.model.expanduser())
+    shape = model.input_shape
+    if shape is None:
+        raise CheckpointError(f"{given.model}: expected a network that tells the size of its images (layers.Images), found none")
     code = 0
     for path in given.images:
         try:
-            image = prepare_image(path, size)[None]
-        except DataError as error:
-            code = complain(error)
+            # grey networks are MNIST's: their pictures are made in its manner
+            image = prepare_for(path, "ink" if shape[2] == 1 else "photo", shape)
+        except DataError as error:  # the others are read all the same
+            print(f"predict.py: {error}", file=sys.stderr)
+            code = 2
             continue
         with bitnet.no_grad():
-            logits = model((image if channels == 3 else luminance(image)).astype(np.float32) / np.float32(256))
-        probabilities = functional.softmax(logits.data)[0]
+            probabilities = functional.softmax(model(image[None]).data)[0]
         print(f"{path}  {probabilities.argmax()}  {probabilities.max():.4f}", flush=True)
     return code
 
 
-def complain(error):
-    print(f"predict.py: {error}", file=sys.stderr)
-    return 2
+def main(argv=None):
+    return guarded(predict, parse(argv), "predict.py")
 
 
 if __name__ == "__main__":

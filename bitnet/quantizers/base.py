@@ -1,14 +1,17 @@
 """What every quantizer is."""
 
-from contextlib import contextmanager
 from numbers import Integral
 
+import numpy as np
+
+from bitnet import random
 from bitnet.codes import Codes
-from bitnet.functional import as_tensor
-from bitnet.tensor import Function
+from bitnet.module import Module, Parameter, Signal
+from bitnet.settings import Setting
+from bitnet.tensor import Function, as_tensor
 
 
-class Quantizer:
+class Quantizer(Module):
     """Turns real numbers into codes of ``bits`` bits.
 
     Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients pass neither straight through nor
@@ -16,16 +19,18 @@ class Quantizer:
     have levels that no code stands for, or none at all for a while; theirs return a float array, and what consumes it runs in
     float.
 
+    A quantizer is a module: it owns what it learns (``scales``), and draws at random in training only.
+
     Attributes
     ----------
-    training : what is drawn at random is drawn in training only; modules switch it together with themselves
     one_scale : is a weight always codes, of a single scale? Otherwise the layer's block is not fused
-    initial_scales : numbers that a layer learns beside its weight and hands to ``__call__``; None: there are none
+    scales : Parameter that ``encode_and_save`` gets beside the array, or None
+    rounds_unit, rounds_samples : does it do what fused blocks do to activations, and to gradients, see ``quantizers.dorefa``
     """
 
-    training = True
     one_scale = True
-    initial_scales = None
+    scales = None
+    rounds_unit = rounds_samples = False
 
     def __init__(self, bits):
         if not isinstance(bits, Integral) or not 1 <= bits <= 8:
@@ -52,12 +57,21 @@ class Quantizer:
         """
         return grad_output if saved is None else grad_output * saved
 
-    def __call__(self, x, *scales):
-        """Quantize a tensor, where the quantizer has learned scales with a tensor of these; the result holds codes."""
-        return Quantize.apply(as_tensor(x), *scales, quantizer=self)
+    def parameter(self, data):
+        """The Parameter of a layer whose weights it quantizes, from real ones."""
+        return Parameter(data)
+
+    def __call__(self, x):
+        """Quantize a tensor; the result holds codes."""
+        return Quantize.apply(as_tensor(x), *[] if self.scales is None else [self.scales], quantizer=self)
+
+    def flow(self, signal, visit):
+        with random.preserved():
+            codes = self.encode_and_save(np.zeros(1, np.float32), *[] if self.scales is None else [self.scales.data])[0]
+        return Signal(signal.shape, codes.bits, codes.encoding) if isinstance(codes, Codes) else signal.real()
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.bits})"
+        return f"{type(self).__name__}({self.about()})"
 
 
 class Quantize(Function):
@@ -66,23 +80,18 @@ class Quantize(Function):
     def forward(self, x, *scales, quantizer):
         self.quantizer = quantizer
         codes, self.saved = quantizer.encode_and_save(x, *scales)
-        if _observer is not None:
-            _observer(quantizer, codes, self.saved)
+        observer = _observer.get()
+        if observer is not None:
+            observer(quantizer, codes, self.saved)
         return codes
 
     def backward(self, grad_output):
         return self.quantizer.grad(self.saved, grad_output)
 
 
-_observer = None
+_observer = Setting("observer")
 
 
-@contextmanager
 def observe(observer):
     """Inside the block, call ``observer(quantizer, codes, saved)`` for every quantizer that runs forward in a graph."""
-    global _observer
-    previous, _observer = _observer, observer
-    try:
-        yield
-    finally:
-        _observer = previous
+    return _observer.set_to(observer)

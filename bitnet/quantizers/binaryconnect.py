@@ -25,7 +25,7 @@ class BinaryConnectWeight(Quantizer):
     Forward, stochastic:    w_q = +H with probability hard_sigmoid(w / H), else -H
     Backward:               dw = dw_q, no mask
 
-    The latent weight is clipped to [-H, H] after each update (``optimizers.clip_rule``), where the hard sigmoid is not
+    The latent weight is clipped to [-H, H] after each update (``constraints.Clip``), where the hard sigmoid is not
     constant. A network trained with stochastic weights is evaluated with its real ones, as the authors' code does.
 
     Parameters

@@ -12,7 +12,7 @@ class BNNWeight(Quantizer):
 
     Forward, deterministic: w_q = sign(w), sign(0) = +1
     Forward, stochastic:    w_q = +1 with probability hard_sigmoid(w), else -1; evaluation takes the sign
-    Backward:               dw = dw_q; the latent weight is clipped to [-1, 1] after each update (``optimizers.clip_rule``)
+    Backward:               dw = dw_q; the latent weight is clipped to [-1, 1] after each update (``constraints.Clip``)
 
     Parameters
     ----------
@@ -82,6 +82,10 @@ class PixelInput(Quantizer):
 
     def __init__(self):
         super().__init__(8)
+
+    def __call__(self, x):
+        pixels = x.codes is not None and (x.codes.bits, x.codes.encoding, x.codes.scale) == (8, "unsigned", 1 / 256)
+        return x if pixels else super().__call__(x)
 
     def encode_and_save(self, array):
         return Codes(np.rint(np.clip(array * 256, 0, 255)).astype(np.uint8), 8, "unsigned", 1 / 256), None

@@ -70,6 +70,12 @@ class DoReFaActivation(Quantizer):
     One bit means {0, 1}, not {-1, +1}.
     """
 
+    @property
+    def rounds_unit(self):
+        """Is this the rounding of fused blocks? Not where a subclass has one of its own."""
+        own = type(self)
+        return (own.encode_and_save, own.grad) == (DoReFaActivation.encode_and_save, DoReFaActivation.grad)
+
     def encode_and_save(self, array):
         values, window = quantize.encode_activation(np.ascontiguousarray(array), self.bits)
         return Codes(values, self.bits, "unsigned", 1 / self.top), window
@@ -87,6 +93,12 @@ class DoReFaGradient(Quantizer):
     The noise makes the rounding right on average: E[g_q] = g. Weights and activations can do without, gradients cannot. The
     clip matters: at g = M, n + sigma just below n + 1/2 may round up in floats. A sample whose gradient is 0 stays exactly 0.
     """
+
+    @property
+    def rounds_samples(self):
+        """Is this the rounding of fused blocks? Not where a subclass has one of its own."""
+        own = type(self)
+        return (own.encode, own.codes) == (DoReFaGradient.encode, DoReFaGradient.codes)
 
     def encode(self, array):
         array = np.ascontiguousarray(array)

@@ -1,7 +1,7 @@
 """Gated XNOR Networks (Deng, Jiao, Pei, Wu and Li, arXiv:1705.09283): weights and activations in discrete spaces.
 
 The space Z_N between -1 and 1 has 2**N + 1 numbers, 2**(1 - N) apart; N = 1: {-1, 0, 1}; and for N = 0 it is {-1, 1}. Weights
-live in such a space all the time: ``layers.DiscreteParameter``, moved by ``optimizers.DST``.
+live in such a space all the time: ``DiscreteParameter``, moved by ``optimizers.DST``.
 """
 
 from numbers import Integral
@@ -10,6 +10,7 @@ import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
+from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import binarize
 
@@ -59,7 +60,7 @@ class GXNORActivation(Quantizer):
             raise ValueError(f"GXNOR's window must be one of {', '.join(WINDOWS)}, got {window!r}")
         if not 0 <= r <= 1 or (N >= 2 and r == 1) or not a > 0:
             raise ValueError(f"GXNOR's steps need 0 <= r <= 1 (below 1 for N >= 2) and a > 0, got {r} and {a}")
-        self.N, self.a, self.window = N, a, window
+        self.N, self.r, self.a, self.window = N, r, a, window
         count = 1 << N >> 1
         self.steps = [0.0] if N == 0 else [r + i * (1 - r) / count for i in range(count)]
 
@@ -117,6 +118,12 @@ class GXNORWeight(Quantizer):
     def encode_and_save(self, array):
         return self.at(self.places(array)), None
 
+    def parameter(self, data):
+        return DiscreteParameter(data, self)
+
+    def __call__(self, x):
+        return x if isinstance(x, DiscreteParameter) else super().__call__(x)  # a discrete parameter holds its codes
+
     def move(self, places, update):
         """Places after an update by the float array ``update``; takes one draw of ``bitnet.random``."""
         size = 1 << self.N
@@ -125,3 +132,53 @@ class GXNORWeight(Quantizer):
         kappa = np.trunc(rho)
         jump = random.uniform(places.shape) < np.tanh(np.float32(self.m) * np.abs(rho - kappa))
         return np.clip(start + kappa + np.sign(rho) * jump, 0, size).astype(np.uint8)
+
+
+class DiscreteParameter(Parameter):
+    """A weight that exists as places in a discrete space only, one byte each: no float copy is kept anywhere.
+
+    Parameters
+    ----------
+    data : float array, rounded to the nearest numbers of the space
+    space : GXNORWeight
+
+    ``raw`` is Codes where an encoding holds the space; ``data`` is a float32 view, made anew each time.
+    """
+
+    def __init__(self, data, space):
+        self.space = space
+        self.places = initial(np.shape(data), lambda: space.places(data), np.uint8)
+        self.requires_grad, self.grad, self._function = True, None, None
+        self.weight_decay, self.lr_factor, self.constraint = 0.0, 1.0, None
+
+    @property
+    def stored(self):
+        return self.places
+
+    @stored.setter
+    def stored(self, array):
+        self.places = array
+
+    def check_stored(self, name, array):
+        count = 1 << self.space.N
+        if array.dtype.kind not in "ui" or np.min(array, initial=0) < 0 or np.max(array, initial=0) > count:
+            raise ValueError(f"{name} takes the places of weights in their space, integers from 0 to {count}; "
+                             "set its data to round real weights")
+
+    @property
+    def raw(self):
+        return self.space.at(self.places)
+
+    @property
+    def codes(self):
+        raw = self.raw
+        return None if isinstance(raw, np.ndarray) else raw
+
+    @property
+    def data(self):
+        raw = self.raw
+        return raw if isinstance(raw, np.ndarray) else raw.decode()
+
+    @data.setter
+    def data(self, array):
+        self.places[...] = self.space.places(array)

@@ -38,12 +38,17 @@ class StaircaseWeight(Quantizer):
     """
 
     one_scale = False  # as long as it is real
+    changing = ("c",)
 
     def __init__(self, bits=1, c=1.0, backward="identity"):
         super().__init__(bits)
         if backward not in BACKWARDS:
             raise ValueError(f"the staircase's gradient must be one of {', '.join(BACKWARDS)}, got {backward!r}")
         self.c, self.backward, self.hard = c, backward, DoReFaWeight(bits)
+
+    def advance(self, progress):
+        self.c = hardness(progress)
+        return False
 
     def _brick(self, x, c, half):
         """One step around 0, from -half to half, and its slope."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from bitnet.codes import Codes
 from bitnet.kernels.pointwise.quantize import look_up, sums_by_code
+from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.twn import ternary
 
@@ -37,7 +38,6 @@ class TTQWeight(Quantizer):
     """
 
     one_scale = False
-    initial_scales = (1.0, 1.0)
 
     def __init__(self, t=0.05, sparsity=None, gradient="exact"):
         super().__init__(2)
@@ -46,6 +46,7 @@ class TTQWeight(Quantizer):
         if not 0 <= t < 1 or (sparsity is not None and not 0 <= sparsity < 1):
             raise ValueError(f"TTQ's t and share of zeros must be in [0, 1), got {t} and {sparsity}")
         self.t, self.sparsity, self.gradient = t, sparsity, gradient
+        self.scales = Parameter(initial((2,), lambda: np.ones(2, np.float32)))  # W_p and W_n
 
     def encode_and_save(self, array, scales):
         magnitude = np.abs(array)

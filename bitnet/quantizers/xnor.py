@@ -37,7 +37,7 @@ class XNORWeight(Quantizer):
                  sign: the paper's formula with its sum over the filter carried out
 
     The authors' code also subtracts from the latent weights their mean over input channels and clips them to [-1, 1], each step
-    (``optimizers.centre_rule``, ``optimizers.clip_rule``). Of a single input channel nothing is left by that, and the "code"
+    (``constraints.Centre``, ``constraints.Clip``). Of a single input channel nothing is left by that, and the "code"
     gradient is 0.
 
     Parameters

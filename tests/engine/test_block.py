@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from bitnet import Codes, Tensor, execution, layers, no_grad, random
+from bitnet import Codes, Tensor, execution, layers, methods, no_grad, random
 from bitnet.functional import ConvBlock, FirstBlock
 from bitnet.kernels.machine import threads
 from bitnet.kernels.pointwise import block as kernels
-from bitnet.layers import conv_block, first_block
+from bitnet.layers import Block
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight, GXNORWeight, QNNLinear, QNNLogarithmic
+from bitnet.tensor import as_tensor
 
 
 class Parts:
@@ -27,7 +28,8 @@ class Parts:
         self.x = Tensor(Codes(values, a_bits, "unsigned", 1 / ((1 << a_bits) - 1)), requires_grad=True)
 
     def fused(self):
-        return conv_block(self.x, self.conv, self.norm, self.act, self.pool)
+        block = Block.of("conv norm pool act", self.conv, self.norm, self.act, self.pool)
+        return block(self.x)
 
     def unfused(self):
         y = self.norm(self.conv(self.x))
@@ -186,14 +188,13 @@ class FirstParts:
     def __init__(self, bits=2, pool=2, size=(13, 12), channels=(3, 18), kernel=5, bias=True, **options):
         rng = np.random.default_rng(0)
         self.conv = layers.Conv2d(*channels, kernel, bias=bias, rng=rng, **options)
-        self.conv.name = "first"
         if bias:
             self.conv.bias.data[:] = rng.uniform(-0.5, 0.5, channels[1])
         self.act, self.pool = layers.Activation(DoReFaActivation(bits)), layers.MaxPool(pool) if pool else None
         self.x = Tensor(rng.random((5, *size, channels[0]), np.float32))
 
     def fused(self):
-        return first_block(self.x, self.conv, self.act, self.pool)
+        return layers.Sequential(first=Block.of("conv norm pool act", self.conv, None, self.act, self.pool))(self.x)
 
     def unfused(self):
         with layers.unfused():
@@ -236,6 +237,35 @@ def test_first_block_gives_the_codes_of_its_parts(options):
     assert all(np.abs(grad).max() > 0 for grad in first[1])
 
 
+def test_first_block_on_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 13, 12, 3)).astype(np.uint8)
+    results = []
+    for images, block in ((pixels, FirstParts.fused), (pixels, FirstParts.unfused), (pixels / np.float32(256), FirstParts.fused)):
+        parts = FirstParts()
+        parts.x = as_tensor(images)
+        results.append(first_step(parts, block))
+    assert isinstance(results[0][0]._function, FirstBlock)
+    assert_same_first_step(*results[:2])
+    np.testing.assert_array_equal(results[0][0].data, results[2][0].data)
+    for found, expected in zip(results[0][1], results[2][1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_block_tells_why_it_is_not_fused():
+    block = Block(3, 4, 3)
+    assert not block.fused and "the activation is not rounded" in block.reason and block.reason in repr(block)
+    block = methods.DoReFa(1, 2, 4).apply(layers.Sequential(Block(3, 4, 3), Block(4, 5, 3), Block(5, 4, 3), layers.Linear(4, 2)))
+    assert [one.fused for one in block[:2]] == ["first", "codes"] and "one Function" in repr(block[1])
+    block[1].conv.grad_quantizer = Nearest(4)  # decided anew whenever a part is replaced
+    assert "gradients are not rounded" in block[1].reason
+    block[1].conv.grad_quantizer = DoReFaGradient(3)
+    assert block[1].fused == "codes"
+    block[1].order = "conv act norm pool"
+    assert block[1].reason == "the order is conv act norm"
+    with pytest.raises(ValueError, match="once each, got 'conv'"):
+        block[1].order = "conv"
+
+
 def test_first_block_in_evaluation_keeps_nothing():
     parts = FirstParts()
     with no_grad():
@@ -247,7 +277,6 @@ def test_first_block_in_evaluation_keeps_nothing():
 @pytest.mark.parametrize("change", [
     lambda parts: setattr(parts, "x", Tensor(parts.x.data, requires_grad=True)),
     lambda parts: setattr(parts, "x", Tensor(parts.x.data.astype(np.float64))),
-    lambda parts: setattr(parts, "x", Tensor(Codes(np.ones(parts.x.shape, np.uint8), 8, "unsigned", 1 / 255))),
     lambda parts: setattr(parts.act, "quantizer", None),
     lambda parts: setattr(parts.act, "quantizer", Inverted(2)),
     lambda parts: setattr(parts.conv, "weight_quantizer", DoReFaWeight(2)),
@@ -257,7 +286,7 @@ def test_first_block_in_evaluation_keeps_nothing():
     lambda parts: setattr(parts, "pool", layers.MaxPool(2, 1)),
     lambda parts: parts.__init__(channels=(7, 18)),
     lambda parts: parts.__init__(channels=(6, 18), groups=3),
-], ids=["gradient of the images", "float64", "codes", "relu", "own activation", "weight", "input", "gradient", "padded pool",
+], ids=["gradient of the images", "float64", "relu", "own activation", "weight", "input", "gradient", "padded pool",
         "overlapping pool", "too many channels", "groups"])
 def test_what_is_no_first_block_runs_in_parts(change):
     results = []

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitnet import dispatch, execution, models, random, report, use_kernels
+from bitnet import execution, models, random, report, use_kernels
 from bitnet import functional as F
 from bitnet.codes import Codes
-from bitnet.dispatch import Product
+from bitnet.execution import dispatch
+from bitnet.execution.dispatch import Product
 from bitnet.kernels.machine import threads
 from bitnet.kernels.products.geometry import Conv
 
@@ -195,7 +196,7 @@ class TestFile:
 
     def test_processes_do_not_spoil_each_others_writes(self, own_cache):
         script = ("import sys\n"
-                  "from bitnet import dispatch\n"
+                  "from bitnet.execution import dispatch\n"
                   "for i in range(60):\n"
                   "    dispatch.table().add(f'{sys.argv[1]} {i} ' + 999 * 'x', {'float': 1})\n")
         writers = [subprocess.Popen([sys.executable, "-c", script, name], env=os.environ) for name in "abc"]

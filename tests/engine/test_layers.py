@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet import Parameter, Tensor, layers, models, no_grad
+from bitnet import Parameter, Residual, Tensor, layers, no_grad, random
 from bitnet import functional as F
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
@@ -21,17 +21,17 @@ def small():
 
 def test_parameters_buffers_and_modules_are_found_by_name():
     net = small()
-    assert list(net.named_parameters()) == ["layer0.weight", "layer0.bias", "layer1.gamma", "layer1.beta", "layer6.weight",
-                                            "layer6.bias"]
-    assert list(net.named_buffers()) == ["layer1.running_mean", "layer1.running_var"]
-    assert list(net.named_modules()) == ["", *(f"layer{i}" for i in range(7))]
+    assert list(net.named_parameters()) == ["0.weight", "0.bias", "1.gamma", "1.beta", "6.weight",
+                                            "6.bias"]
+    assert list(net.named_buffers()) == ["1.running_mean", "1.running_var"]
+    assert list(net.named_modules()) == ["", "0", "1", "2", "2.quantizer", "3", "4", "5", "6"]
     assert all(isinstance(p, Parameter) and p.requires_grad for p in net.parameters())
 
 
 def test_modules_inside_modules_have_dotted_names():
     net = layers.Sequential(layers.Sequential(layers.Linear(2, 3)), layers.BatchNorm(3)).name_layers()
-    assert next(iter(net.named_parameters())) == "layer0.layer0.weight"
-    assert net.layer0.layer0.name == "layer0.layer0"
+    assert next(iter(net.named_parameters())) == "0.0.weight"
+    assert net[0][0].name == "0.0"
 
 
 def test_a_state_is_copied_out_and_in():
@@ -40,26 +40,28 @@ def test_a_state_is_copied_out_and_in():
     for i, parameter in enumerate(net.parameters()):
         parameter.data += i + 1
     state = net.state_dict()
-    assert state["layer1.running_mean"].dtype == np.float64 and state["layer0.weight"].dtype == np.float32
+    assert state["1.running_mean"].dtype == np.float64 and state["0.weight"].dtype == np.float32
     other.load_state_dict(state)
     x = normal(2, 6, 6, 3, seed=1)
     np.testing.assert_array_equal(other.eval()(x).data, net.eval()(x).data)
-    state["layer0.weight"] += 1  # neither network sees this
-    np.testing.assert_array_equal(other.layer0.weight.data, net.layer0.weight.data)
+    state["0.weight"] += 1  # neither network sees this
+    np.testing.assert_array_equal(other[0].weight.data, net[0].weight.data)
 
 
 def test_loading_keeps_the_arrays_that_an_optimizer_holds():
     net = small()
-    before = net.layer0.weight.data
+    before = net[0].weight.data
     net.load_state_dict(small().state_dict())
-    assert net.layer0.weight.data is before
+    assert net[0].weight.data is before
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda state: state.pop("layer1.gamma"), r"missing \['layer1.gamma'\], unexpected nothing"),
+    (lambda state: state.pop("1.gamma"), r"missing \['1.gamma'\], unexpected nothing"),
     (lambda state: state.update(extra=np.zeros(1)), r"missing nothing, unexpected \['extra'\]"),
-    (lambda state: state.update({"layer6.bias": np.zeros(6)}), r"layer6.bias must have shape \(5,\), got \(6,\)"),
-    (lambda state: state.update({"layer1.running_var": np.ones((4, 1))}), "layer1.running_var must have shape"),
+    (lambda state: state.update({"6.bias": np.zeros(6, np.float32)}), r"6.bias must have shape \(5,\), got \(6,\)"),
+    (lambda state: state.update({"1.running_var": np.ones((4, 1))}), "1.running_var must have shape"),
+    (lambda state: state.update({"0.weight": state["0.weight"].astype(np.int64)}), "0.weight must be float32, got int64"),
+    (lambda state: state.update({"1.running_var": np.ones(4, np.float32)}), "1.running_var must be float64, got float32"),
 ])
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
     net = small()
@@ -182,60 +184,101 @@ def test_layers_start_from_he_normal(layer, fan_in):
     assert layer.bias is None or not layer.bias.data.any()
 
 
-class TestModels:
-    def test_parameters_of_model_a(self):
-        parameters = models.svhn("A").named_parameters()
-        weights = {name: p.data.size for name, p in parameters.items() if name.endswith("weight")}
-        assert weights == {"conv0.weight": 3600, "conv1.weight": 27648, "conv2.weight": 36864, "conv3.weight": 73728,
-                           "conv4.weight": 147456, "conv5.weight": 147456, "conv6.weight": 1638400, "fc.weight": 5120}
-        assert sum(weights.values()) == 2_080_272
-        others = {name for name in parameters if not name.endswith("weight")}
-        assert others == {"conv0.bias", "fc.bias", *(f"bn{i}.{kind}" for i in range(1, 7) for kind in ("gamma", "beta"))}
+class Held(layers.Module):
+    """A module of one's own whose parts lie in a list and a dict."""
 
-    @pytest.mark.parametrize("model, factor", [("A", 1), ("B", 2), ("C", 4), ("D", 8)])
-    def test_widths(self, model, factor):
-        net = models.svhn(model)
-        widths = [net.named_modules()[f"conv{i}"].weight.shape[3] * factor for i in range(7)]
-        assert widths == [48, 64, 64, 128, 128, 128, 512]
-        assert net.fc.weight.shape == (512 // factor, 10)
+    def __init__(self, width):
+        self.width = width
+        self.steps = [layers.Linear(width, width), layers.Linear(width, width)]
+        self.heads = {"small": layers.Linear(width, 2), "gain": Parameter(np.ones(1, np.float32))}
 
-    @pytest.mark.parametrize("bits", [(1, 2, 4), (32, 32, 32), (1, 1, 32)])
-    def test_logits(self, bits):
-        net = models.svhn("D", bits)
-        with no_grad():
-            assert net(np.zeros((3, 40, 40, 3), np.float32)).shape == (3, 10)
-        assert net.clip_last == (bits[1] != 32)
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return self.heads["small"](x) * self.heads["gain"]
 
-    def test_same_seed_same_weights(self):
-        first, same, other = (models.svhn("D", seed=seed).state_dict() for seed in (3, 3, 4))
-        np.testing.assert_array_equal(first["conv3.weight"], same["conv3.weight"])
-        assert (first["conv3.weight"] != other["conv3.weight"]).mean() > 0.99
 
-    def test_a_configuration_builds_the_network_again(self):
-        net = models.svhn("C", "1,3,5", overrides={"conv2": (2, 4, 32)}, seed=9)
-        again = models.build(net.config)
-        assert again.config == net.config
-        np.testing.assert_array_equal(again.conv6.weight.data, net.conv6.weight.data)
-        assert again.conv2.weight_quantizer.bits == 2 and again.conv2.grad_quantizer is None
-        assert again.act1.quantizer.bits == 4 and again.act2.quantizer.bits == 3
+def test_parts_in_lists_and_dicts_are_found_and_trained():
+    net = Held(3)
+    assert list(net.named_parameters()) == ["heads.gain", "steps.0.weight", "steps.0.bias", "steps.1.weight", "steps.1.bias",
+                                            "heads.small.weight", "heads.small.bias"]
+    net(normal(4, 3)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert net.steps[1].name == "steps.1" and not net.eval().steps[0].training
+    net.steps.append(layers.Linear(3, 3))  # names follow where a tree grows
+    net(normal(4, 3))
+    assert net.steps[2].name == "steps.2"
 
-    @pytest.mark.parametrize("options, message", [
-        ({"model": "E"}, "one of A, B, C, D, got 'E'"),
-        ({"bits": (1, 2)}, "three numbers"),
-        ({"bits": (1, 2, 16)}, "each 1 to 8 or 32"),
-        ({"bits": "1,2,x"}, "three numbers"),
-        ({"overrides": {"conv0": (1, 2, 4)}}, "can be overridden for conv1"),
-        ({"overrides": {"conv1": (0, 2, 4)}}, "each 1 to 8 or 32"),
-    ])
-    def test_what_a_model_refuses(self, options, message):
+
+def test_a_sequential_is_read_and_changed_by_name():
+    net = layers.Sequential(first=layers.Linear(2, 3), act=layers.Activation(), last=layers.Linear(3, 1))
+    assert net.first is net[0] is net["first"] and len(net) == 3
+    net.replace("act", layers.Clip())
+    net.insert("last", drop=layers.Dropout(0.0))
+    net.insert(None, end=layers.Flatten())
+    assert list(net.children()) == ["first", "act", "drop", "last", "end"] and isinstance(net.act, layers.Clip)
+    assert net(normal(5, 2)).shape == (5, 1)
+    with pytest.raises(AttributeError, match="no layer and no attribute 'middle'"):
+        net.middle
+    with pytest.raises(ValueError, match="one of the layers first, act, drop, last, end, got 'middle'"):
+        net.insert("middle", x=layers.Flatten())
+
+
+def test_a_residual_adds_its_input_or_a_shortcut():
+    body, x = layers.Linear(3, 3), normal(4, 3)
+    np.testing.assert_array_equal(Residual(body)(x).data, body(x).data + x)
+    short = layers.Linear(3, 3)
+    net = Residual(body, shortcut=short)
+    np.testing.assert_array_equal(net(x).data, body(x).data + short(x).data)
+    assert list(net.named_parameters()) == ["0.weight", "0.bias", "shortcut.weight", "shortcut.bias"]
+    with pytest.raises(ValueError, match=r"end in one shape, got \(2,\) and \(3,\)"):
+        Residual(layers.Linear(3, 2)).summary((3,))
+
+
+def test_layers_of_one_shape_start_differently_and_a_seed_repeats_them():
+    random.seed(5)
+    first, second = layers.Linear(4, 4), layers.Linear(4, 4)
+    random.seed(5)
+    np.testing.assert_array_equal(layers.Linear(4, 4).weight.data, first.weight.data)
+    assert (first.weight.data != second.weight.data).all()
+
+
+def test_shapes_and_bits_are_known_without_running():
+    net = layers.Sequential(layers.Block(3, 8, 3, padding="same", pool=2), Residual(layers.Block(8, 8, 3, padding=1)),
+                            layers.AvgPool(2), layers.Flatten(), layers.Linear(8 * 4 * 5, 7))
+    rows = net.summary((16, 20, 3)).splitlines()
+    assert [row.split()[:3] for row in rows[1:4]] == [["0", "16x20x8", "32,32,32"], ["1.0", "8x10x8", "32,32,32"],
+                                                      ["4", "7", "32,32,32"]]
+    x = normal(2, 16, 20, 3)
+    for i, shape in ((0, (8, 10, 8)), (1, (8, 10, 8)), (2, (4, 5, 8)), (3, (160,)), (4, (7,))):
+        x = net[i](x)
+        assert x.shape == (2, *shape)
+    with pytest.raises(ValueError, match="takes images \\(H, W, 3\\), got shape \\(16, 20, 4\\)"):
+        net.summary((16, 20, 4))
+    with pytest.raises(ValueError, match="expected the shape of an image"):
+        net.summary()
+
+
+def test_an_unknown_module_is_asked_by_running_it():
+    net = layers.Sequential(layers.Lambda(lambda x: x * 2), Held(3))
+    assert "0" in net.summary((3,))
+    assert net.training
+
+
+def test_images_are_checked_at_the_door():
+    door = layers.Images(4, 5, 3)
+    pixels = np.full((2, 4, 5, 3), 200, np.uint8)
+    assert door(pixels).codes.bits == 8
+    np.testing.assert_array_equal(door(pixels).data, np.float32(200 / 256))
+    for wrong, message in ((pixels[:, :3], r"shape \(N, 4, 5, 3\), got \(2, 3, 5, 3\)"), (pixels.astype(np.int64), "got int64"),
+                           (pixels.astype(np.float32), "got 0 to 200"), (np.full((1, 4, 5, 3), -0.5), "got -0.5 to 0"),
+                           (np.full((1, 4, 5, 3), np.nan, np.float32), "got nan to nan")):
         with pytest.raises(ValueError, match=message):
-            models.svhn(**options)
+            door(wrong)
 
-    @pytest.mark.parametrize("config", [{"name": "resnet"}, {}, {"name": "svhn", "depth": 3}])
-    def test_what_a_configuration_must_not_say(self, config):
-        with pytest.raises(ValueError, match="the network"):
-            models.build(config)
 
-    def test_images_of_another_size_are_refused(self):
-        with pytest.raises(ValueError, match=r"shape \(N, 40, 40, 3\), got \(1, 32, 32, 3\)"):
-            models.svhn("D")(np.zeros((1, 32, 32, 3), np.float32))
+@pytest.mark.parametrize("norm", [layers.BatchNorm(3), layers.ShiftBatchNorm(3), layers.LowPrecisionBatchNorm(3)])
+def test_one_value_a_channel_cannot_be_normalised_in_training(norm):
+    with pytest.raises(ValueError, match=r"more than one value a channel in training, got a batch of shape \(1, 1, 1, 3\)"):
+        norm(normal(1, 1, 1, 3))
+    assert norm.eval()(normal(1, 1, 1, 3)).shape == (1, 1, 1, 3)

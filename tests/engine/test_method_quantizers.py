@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bitnet import Codes, Tensor, execution, layers, quantizers, random
+from bitnet import Codes, Parameter, Tensor, execution, layers, quantizers, random
 from bitnet import functional as F
 from bitnet.kernels.products import reference
 from bitnet.kernels.products.geometry import Conv
@@ -40,7 +40,10 @@ def normal(*shape, seed=0):
 def run(quantizer, x, g=None, *scales):
     """Values and gradients of x (and of the learned scales) in float64."""
     tensors = [Tensor(np.array(value, np.float64), requires_grad=True) for value in (x, *scales)]
-    y = quantizer(*tensors)
+    if scales:
+        quantizer.scales = Parameter(tensors[1].data)
+        tensors[1] = quantizer.scales
+    y = quantizer(tensors[0])
     y.backward(np.ones(y.shape) if g is None else np.array(g, np.float64))
     value = y.codes.decode(np.float64) if y.codes else y.data
     return value, *[tensor.grad for tensor in tensors]
@@ -79,9 +82,9 @@ DEGENERATE = [np.zeros((2, 3)), np.full((2, 3), 0.7), np.full((2, 3), -0.7), np.
 def test_degenerate_inputs_give_numbers(name, x):
     quantizer = quantizers.get(name)
     tensors = [Tensor(x.astype(np.float32), requires_grad=True)]
-    if quantizer.initial_scales:
-        tensors.append(Tensor(np.array(quantizer.initial_scales, np.float32), requires_grad=True))
-    y = quantizer(*tensors)
+    if quantizer.scales is not None:
+        tensors.append(quantizer.scales)
+    y = quantizer(tensors[0])
     y.backward(np.ones(x.shape, np.float32))
     assert np.isfinite(y.data).all() and all(np.isfinite(t.grad).all() for t in tensors)
     assert y.data.dtype == np.float32 and tensors[0].grad.dtype == np.float32 and tensors[0].grad.shape == x.shape
@@ -161,9 +164,9 @@ def test_modules_switch_their_quantizers():
     linear = layers.Linear(3, 2, weight_quantizer=BinaryConnectWeight(True))
     net = layers.Sequential(linear, layers.Activation(BNNActivation(True)))
     net.eval()
-    assert not net.layer0.weight_quantizer.training and not net.layer1.quantizer.training
+    assert not net[0].weight_quantizer.training and not net[1].quantizer.training
     net.train()
-    assert net.layer0.weight_quantizer.training and net.layer1.quantizer.training
+    assert net[0].weight_quantizer.training and net[1].quantizer.training
 
 
 def test_pixels_are_their_own_codes():
@@ -211,9 +214,9 @@ def test_ttq_with_a_share_of_zeros(share):
 
 def test_layers_hold_the_learned_scales():
     layer = layers.Linear(4, 3, weight_quantizer=TTQWeight(), bias=False)
-    assert list(layer.named_parameters()) == ["weight", "weight_scales"]
+    assert list(layer.named_parameters()) == ["weight", "weight_quantizer.scales"]
     layer(normal(5, 4)).backward(normal(5, 3, seed=1))
-    assert layer.weight_scales.grad.shape == (2,) and np.abs(layer.weight_scales.grad).min() > 0
+    assert layer.weight_quantizer.scales.grad.shape == (2,) and np.abs(layer.weight_quantizer.scales.grad).min() > 0
 
 
 # QNN
@@ -409,7 +412,7 @@ INPUTS = ["bnn_activation", "pixels", "dorefa_activation", "qnn_linear", "qnn_lo
 
 def encoded(name, array):
     quantizer = quantizers.get(name)
-    return quantizer.encode_and_save(array, *[np.array([0.75, 1.25])] * bool(quantizer.initial_scales))[0]
+    return quantizer.encode_and_save(array, *[np.array([0.75, 1.25])] * (quantizer.scales is not None))[0]
 
 
 @pytest.mark.parametrize("weight", BINARY + TERNARY)
@@ -418,7 +421,7 @@ def test_layers_run_on_integers_the_same_on_all_families(weight, activation):
     x, w = encoded(activation, normal(2, 6, 7, 5)), encoded(weight, 0.6 * normal(3, 3, 5, 4, seed=1))
     g = DoReFaGradient(4).encode(normal(2, 6, 7, 4, seed=2))
     expected = reference.forward(x.decode(np.float64), w.decode(np.float64), CONV)
-    whole = w if execution.one_scale(w) or w.per == "sign" else w.with_values(w.values, scale=1.0)
+    whole = w if w.one_scale or w.per == "sign" else w.with_values(w.values, scale=1.0)
     expected_grad = reference.input_grad(g.decode(np.float64), whole.decode(np.float64), CONV, (6, 7))
     expected_w = reference.weight_grad(g.decode(np.float64), x.decode(np.float64), CONV).sum(axis=0)
     results = {}

@@ -1,15 +1,14 @@
 """Layers, losses, optimizers and recipes of the methods around DoReFa."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from bitnet import Parameter, Tensor, checkpoint, execution, layers, methods, models, no_grad, optimizers, random
+from bitnet import Parameter, Residual, Sequential, Tensor, execution, layers, methods, models, no_grad, optimizers, random
 from bitnet import functional as F
 from bitnet.datasets import Digits
-from bitnet.quantizers import BNNActivation, GXNORWeight, NormalizedActivation, TTQWeight
-from bitnet.training import Trainer
+from bitnet.quantizers import BNNActivation, DoReFaActivation, GXNORWeight, NormalizedActivation, TTQWeight
+from bitnet.storage import load, load_checkpoint, save
+from bitnet.training import Distilled, Trainer
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -41,7 +40,7 @@ def test_soft_targets_by_hand():
 def test_bitwise_disagreement_counts_wrong_bits():
     logits = np.full((2, 10), -50.0)
     logits[0, 3] = logits[1, 4] = 50
-    assert float(methods.bitwise_disagreement(Tensor(logits), np.array([3, 5])).data) == pytest.approx(1)  # none, and two
+    assert float(F.bitwise_disagreement(Tensor(logits), np.array([3, 5])).data) == pytest.approx(1)  # none, and two
 
 
 # Batch norms
@@ -132,8 +131,8 @@ def test_discrete_parameters_keep_bytes_and_nothing_else():
     assert weight.places.dtype == np.uint8 and weight.stored is weight.places
     weight.data = np.ones((2, 2))
     assert weight.places.tolist() == [[2, 2], [2, 2]]
-    layer = layers.Linear(2, 2, bias=False)
-    layer.weight = weight
+    layer = layers.Linear(2, 2, bias=False, weight_quantizer=GXNORWeight())
+    assert isinstance(layer.weight, layers.DiscreteParameter)
     layer.load_state_dict({"weight": np.array([[0, 1], [2, 0]], np.uint8)})
     assert layer.weight.data.tolist() == [[-1, 0], [1, -1]]
     for wrong in (np.array([[0, 1], [3, 0]], np.uint8), np.zeros((2, 2), np.float32)):
@@ -168,36 +167,11 @@ def test_bitwise_layers_go_from_floats_to_bits():
     with execution.log() as records:
         y = layer(x)
     assert records[0].family != "float32" and records[0].bits == (1, 1)
-    np.testing.assert_array_equal(y.data, x.data @ np.where(w >= 0, 1, -1) + np.where(b >= 0, 1, -1))
+    # a last layer divides by sqrt(inputs)
+    np.testing.assert_array_equal(y.data, (x.data @ np.where(w >= 0, 1, -1) + np.where(b >= 0, 1, -1)) / 8)
     other = layers.BitwiseLinear(64, 5)
     other.load_state_dict(layer.state_dict())
     assert other.stage == 2
-
-
-# Rules for latent weights
-
-def test_rules_follow_the_optimizers_step():
-    w, other = Parameter(np.array([0.5, -0.95, 0.0], np.float32)), Parameter(np.array([5.0], np.float32))
-    w.lr_factor = 4.0
-    optimizer = optimizers.Latent(optimizers.SGD([w, other], lr=0.1), [(w, optimizers.clip_rule())])
-    w.grad, other.grad = np.array([1.0, 1.0, -0.5], np.float32), np.array([10.0], np.float32)
-    optimizer.step()
-    np.testing.assert_allclose(w.data, [0.1, -1, 0.2], rtol=1e-6)
-    assert other.data.tolist() == [4]
-    optimizer.lr = 0.5
-    assert optimizer.optimizer.lr == 0.5 and "velocity.0" in optimizer.state_dict()
-    optimizer.zero_grad()
-    before = w.data.copy()
-    optimizer.step()  # no gradient, no rule
-    np.testing.assert_array_equal(w.data, before)
-
-
-def test_centring_and_clipping():
-    w = normal(3, 3, 8, 4) + 0.3
-    optimizers.centre_rule()(w)
-    np.testing.assert_allclose(w.mean(axis=2), 0, atol=1e-6)
-    optimizers.clip_rule(0.5)(w)
-    assert np.abs(w).max() == 0.5
 
 
 def test_glorots_factor():
@@ -218,15 +192,20 @@ def digits():
     return Digits(images.astype(np.uint8), labels, "rows")
 
 
-def small(name, monkeypatch):
+def small(name, bits=None):
     """The network of a method with few channels: what counts is how it is wired."""
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
-    return methods.BitwiseNetwork(64) if name == "bitwise" else methods.build(name)
+    method = methods.get(name)(*(() if bits is None else (bits,)))
+    if method.recipe.network == "mlp":
+        return method.apply(models.build("mlp", width=64), 0)
+    return method.apply(Sequential(
+        images=layers.Images(28, 28, 1), block0=layers.Block(1, 8, 5, pool=2, order="conv pool norm act"),
+        block1=layers.Block(8, 16, 5, pool=2, order="conv pool norm act"),
+        block2=layers.Block(16, 64, 4, order="conv pool norm act"), fc=layers.Conv2d(64, 10, 1, bias=True),
+        flatten=layers.Flatten()), 0)
 
 
 def trainer_of(model, digits, epochs=6, **more):
-    options = methods.training_of(model, **more)
+    options = methods.training_of(model) | more
     return Trainer(model, digits, digits, epochs=epochs, batch_size=20, **options)
 
 
@@ -238,8 +217,8 @@ CODED = {  # layers whose forward product must run on integers, from the first o
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_method_learns_resumes_and_runs_on_integers_where_its_operands_allow(name, digits, monkeypatch, tmp_path):
-    model = small(name, monkeypatch)
+def test_every_method_learns_resumes_and_runs_on_integers_where_its_operands_allow(name, digits, tmp_path):
+    model = small(name)
     trainer = trainer_of(model, digits)
     assert trainer.run()
     history = [record["train_loss"] for record in trainer.history]
@@ -250,17 +229,17 @@ def test_every_method_learns_resumes_and_runs_on_integers_where_its_operands_all
     if name in CODED:
         # of the stochastic method, real weights are evaluated
         assert on_bits == ("0000" if name == "binaryconnect_stochastic" else CODED[name].replace(" ", ""))
-    checkpoint.save(tmp_path / "model.h5", model)
-    loaded = checkpoint.load(tmp_path / "model.h5")
+    save(tmp_path / "model.h5", model)
+    loaded = load(tmp_path / "model.h5")
     np.testing.assert_array_equal(loaded(digits.images[:8].astype(np.float32) / np.float32(256)).data, expected)
 
 
 @pytest.mark.parametrize("name", ["bnn", "gxnor", "twn", "xnor", "qnn_log"])
-def test_training_is_the_same_on_all_kernels(name, digits, monkeypatch):
+def test_training_is_the_same_on_all_kernels(name, digits):
     states = []
     for family in execution.FAMILIES:
         with execution.use_kernels(family):
-            trainer = trainer_of(small(name, monkeypatch), digits, epochs=1)
+            trainer = trainer_of(small(name), digits, epochs=1)
             trainer.run()
         states.append(trainer.model.state_dict())
     for state in states[1:]:
@@ -269,36 +248,34 @@ def test_training_is_the_same_on_all_kernels(name, digits, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["bitwise", "gxnor", "bnn_shift", "staircase"])
-def test_an_interrupted_run_is_the_same(name, digits, monkeypatch, tmp_path):
-    whole = trainer_of(small(name, monkeypatch), digits, epochs=2)
+def test_an_interrupted_run_is_the_same(name, digits, tmp_path):
+    whole = trainer_of(small(name), digits, epochs=2)
     whole.run()
-    first = trainer_of(small(name, monkeypatch), digits, epochs=2)
+    first = trainer_of(small(name), digits, epochs=2)
     first.checkpoint, steps = tmp_path / "run.h5", iter(range(100))
     assert not first.run(stop=lambda: next(steps) == 12)
-    second = trainer_of(small(name, monkeypatch), digits, epochs=2)
-    second.resume(checkpoint.load_checkpoint(tmp_path / "run.h5"))
+    second = trainer_of(small(name), digits, epochs=2)
+    second.resume(load_checkpoint(tmp_path / "run.h5"))
     assert second.run()
     for key, value in whole.model.state_dict().items():
         np.testing.assert_array_equal(value, second.model.state_dict()[key])
 
 
 @pytest.mark.parametrize("name", ["twn", "ttq", "bnn", "binaryconnect", "xnor", "gxnor"])
-def test_dorefas_activations_and_gradients_extend_other_methods(name, monkeypatch, digits):
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
-    w_bits, a_bits, _ = methods.get(name).bits
-    model = methods.build(name, bits=(w_bits, 2 if a_bits == 32 else a_bits, 4))
+def test_dorefas_activations_and_gradients_extend_other_methods(name, digits):
+    w_bits, a_bits, _ = methods.get(name).own_bits
+    model = small(name, (w_bits, 2 if a_bits == 32 else a_bits, 4))
     trainer = trainer_of(model, digits, epochs=1)
     with execution.log() as records:
         trainer.run()
-    inner = [r for r in records if r.layer in ("block1.conv", "block2.conv")]
+    inner = [r for r in records if r.layer in ("block1", "block2")]
     assert {r.path for r in inner} == {"forward", "input_grad", "weight_grad"}
     assert all(r.family != "float32" for r in inner)
 
 
 def test_ttq_on_codes_is_two_products():
     layer = layers.Conv2d(5, 4, 3, weight_quantizer=TTQWeight())
-    layer.weight_scales.data[:] = 0.7, 1.6
+    layer.weight_quantizer.scales.data[:] = 0.7, 1.6
     x = BNNActivation()(normal(2, 6, 6, 5))
     with execution.log() as records:
         y = layer(x).data
@@ -308,55 +285,47 @@ def test_ttq_on_codes_is_two_products():
     np.testing.assert_allclose(y, F.conv2d(x.data, Tensor(real.astype(np.float32))).data, rtol=1e-4, atol=1e-4)
 
 
-def test_a_teacher_is_listened_to_after_a_third_of_the_run(digits, monkeypatch):
-    model = small("bnn", monkeypatch)
+def test_a_teacher_is_listened_to_after_a_third_of_the_run(digits):
+    model = small("bnn")
     asked = []
 
     def teacher(images):
         asked.append(len(images))
         return Tensor(normal(len(images), 10))
 
-    trainer = trainer_of(model, digits, epochs=3, teacher=teacher)
+    trainer = trainer_of(model, digits, epochs=3, task=Distilled(F.squared_hinge, teacher))
     trainer.run()
     assert len(asked) == 20 and all(count == 20 for count in asked)  # of 30 steps
 
 
-def test_a_teacher_that_was_just_trained_stays_as_it_is(digits, monkeypatch):
-    teacher = small("qnn", monkeypatch)  # with batch norm and dropout
+def test_a_teacher_that_was_just_trained_stays_as_it_is(digits):
+    teacher = small("qnn")  # with batch norm and dropout
     assert teacher.training
     before = teacher.state_dict()
-    trainer_of(small("bnn", monkeypatch), digits, epochs=1, teacher=teacher).run()
+    trainer_of(small("bnn"), digits, epochs=1, task=Distilled(F.squared_hinge, teacher)).run()
     assert not teacher.training
     for name, value in teacher.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_latent_weights_stay_within_their_bounds(digits, monkeypatch):
-    trainer = trainer_of(small("bnn", monkeypatch), digits, epochs=2)
+def test_latent_weights_stay_within_their_bounds(digits):
+    trainer = trainer_of(small("bnn"), digits, epochs=2)
     trainer.run()
-    weights = [layer.weight.data for layer in trainer.model.latent]
+    weights = [parameter.data for parameter in trainer.model.parameters() if parameter.constraint]
     assert len(weights) == 4 and all(np.abs(w).max() == 1 for w in weights)
 
 
-def test_bitwise_starts_its_bits_once_with_a_new_optimizer(digits, monkeypatch):
-    trainer = trainer_of(small("bitwise", monkeypatch), digits, epochs=4)
-    steps, loss = [], trainer.loss_function
-    trainer.loss_function = lambda *args: steps.append(trainer.optimizer.steps) or loss(*args)
+def test_bitwise_starts_its_bits_once_with_a_new_optimizer(digits):
+    trainer = trainer_of(small("bitwise"), digits, epochs=4)
+    steps, loss = [], trainer.task.loss
+    trainer.task.loss = lambda *args: steps.append(trainer.optimizer.steps) or loss(*args)
     trainer.run()
     assert steps == 2 * list(range(20)) and trainer.model.fc0.stage == 2
 
 
-def test_schedules():
-    assert methods.exponential(1.0, 0.01)(0.5) == pytest.approx(0.1)
-    rates = methods.tenths(1.0)
-    assert [rates(p) for p in (0, 0.49, 0.5, 0.83, 0.84)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    assert [methods.twice(1.0, 0.01)(p) for p in (0, 0.25, 0.5)] == pytest.approx([1, 0.1, 1])
-
-
-def test_dropped_pixels_are_codes_of_training_only(digits, monkeypatch):
-    recipe = dataclasses.replace(methods.get("bnn"), dropout=(0.2, 0.5))
-    monkeypatch.setitem(methods.METHODS, "bnn", recipe)
-    model, x = small("bnn", monkeypatch), np.full((20, 28, 28, 1), 0.5, np.float32)
+def test_dropped_pixels_are_codes_of_training_only(digits):
+    model = methods.QNN(1, 1, 32).apply(models.build("mlp", width=64, drop=0.5), 0)
+    x = np.full((20, 28, 28, 1), 0.5, np.float32)
     with execution.log() as records, no_grad():
         model(x)
     # 0.5 or 0, then +-1 or 0: one more bit than without dropout, but integers
@@ -370,20 +339,28 @@ def test_dropped_pixels_are_codes_of_training_only(digits, monkeypatch):
 
 
 def test_svhn_networks_of_methods():
-    for name in ("twn", "bnn", "xnor"):
-        model = methods.build(name, "svhn", model="D")
-        assert model(normal(2, 40, 40, 3)).shape == (2, 10)
-        assert models.build(model.config).config == model.config
+    images = np.random.default_rng(0).random((4, 40, 40, 3), np.float32)
+    for name in methods.names():
+        if name != "bitwise":
+            model = methods.build(name, "svhn", model="D")
+            assert model(images).shape == (4, 10)
+    one, other = methods.build("dorefa", "svhn", model="D"), models.svhn("D")
+    assert repr(one) == repr(other)  # the same network, the same weights
+    for key, value in one.state_dict().items():
+        np.testing.assert_array_equal(value, other.state_dict()[key])
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: methods.get("tnw"), "the method must be one of float, dorefa, .*, got 'tnw'"),
+    (lambda: methods.get("tnw"), "the method must be one of .*dorefa, float, .*, got 'tnw'"),
     (lambda: methods.build("twn", bits=(1, 32, 32)), "twn has 2 bits for W, got 1"),
     (lambda: methods.build("bnn", bits=(1, 2, 32)), "bnn has 1 bits for A, got 2"),
-    (lambda: methods.MethodNetwork("bitwise"), "bitwise has a network of its own"),
-    (lambda: methods.training_of(methods.BitwiseNetwork(8), lr=0), "the learning rate must be positive, got 0"),
-    (lambda: methods.build("bnn", network="svhn"), "there is no network 'svhn' .* for the data set 'mnist'"),
-    (lambda: methods.build("bitwise", "svhn"), "bitwise is a multilayer perceptron for MNIST, got 'svhn'"),
+    (lambda: methods.Bitwise().apply(models.build("lenet")), "a Bitwise Neural Network is a multilayer perceptron"),
+    (lambda: methods.TWN().apply(methods.TWN().apply(models.build("lenet"))), "rewrites float networks, got one that is quantized"),
+    (lambda: methods.TWN().apply(layers.Flatten()), "no layer with weights"),
+    (lambda: methods.TWN().convert(None, None), "twn is trained, not converted to"),
+    (lambda: methods.training_of(small("bitwise"), lr=0), "the learning rate must be positive, got 0"),
+    (lambda: methods.build("bnn", network="svhn"), "there is no network 'svhn' for MNIST"),
+    (lambda: methods.build("bitwise", "svhn"), "a Bitwise Neural Network is a multilayer perceptron"),
     (lambda: methods.build("bnn")(normal(2, 28, 28, 3)), r"images of shape \(N, 28, 28, 1\), got \(2, 28, 28, 3\)"),
 ])
 def test_what_is_wrong_is_said(call, message):
@@ -398,3 +375,68 @@ def test_noise_is_that_of_the_program():
     assert a.mean() == pytest.approx(0.5, abs=0.005)
     random.set_state((3, 5))
     np.testing.assert_array_equal(random.uniform((80000,)).reshape(2, -1), a)
+
+
+# Trees
+
+def test_a_method_rewrites_a_users_own_tree():
+    net = Sequential(
+        layers.Conv2d(3, 8, 3, padding=1), layers.BatchNorm(8), layers.Activation(),
+        Residual(layers.Block(8, 8, 3, padding=1, groups=8), layers.Block(8, 8, 1)),
+        layers.Conv2d(8, 12, 3), layers.BatchNorm(12), layers.Activation(), layers.Flatten(), layers.Linear(12 * 4 * 4, 5))
+    before = {name: parameter.data.copy() for name, parameter in net.named_parameters().items()}
+    assert methods.DoReFa(1, 2, 4).apply(net) is net
+    for name, parameter in net.named_parameters().items():
+        np.testing.assert_array_equal(parameter.data, before.get(name, parameter.data))  # trained weights stay
+    assert net[0].weight_quantizer is None and net[8].weight_quantizer is None  # the ends are float
+    assert isinstance(net[2].quantizer, DoReFaActivation) and isinstance(net[6], layers.Clip)
+    assert net[4].input_quantizer.bits == 2  # a sum of residuals is real
+    with execution.log() as records:
+        y = net(np.random.default_rng(0).random((4, 6, 6, 3), np.float32))
+        y.sum().backward()
+    inner = [record for record in records if record.layer in ("3.0", "3.1", "4")]
+    assert len(inner) == 9 and all(record.family != "float32" for record in inner)
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_a_new_method_is_one_file(tmp_path):
+    source = tmp_path / "toy.py"
+    source.write_text(TOY)
+    namespace = {"__name__": "toy"}
+    try:
+        exec(compile(TOY, str(source), "exec"), namespace)
+        assert len(TOY.splitlines()) <= 40 and "toy" in methods.names()
+        net = methods.get("toy")().apply(models.build("lenet"), seed=0)
+        codes = net.block1.conv.quantized_weight().codes
+        assert (codes.bits, codes.encoding) == (1, "bipolar")
+        assert net.block1.conv.weight.constraint.bound == 0.5
+        optimizer = methods.training_of(net)["optimizer"]
+        assert isinstance(optimizer, optimizers.SGD) and optimizer.lr == 0.1
+        assert net(np.zeros((2, 28, 28, 1), np.uint8)).shape == (2, 10)
+    finally:
+        methods.base.METHODS.pop("toy", None)
+
+
+TOY = """
+from bitnet.codes import Codes
+from bitnet.methods.base import Method, Recipe
+from bitnet.optimizers import SGD, Tenths
+from bitnet.quantizers import Quantizer
+
+
+class HalfWeight(Quantizer):
+    def __init__(self):
+        super().__init__(1)
+
+    def encode_and_save(self, array):
+        return Codes((array >= 0).astype("uint8"), 1, "bipolar", 0.5), None
+
+
+class Toy(Method):
+    name, title = "toy", "Weights of one half"
+    own_bits, clip = (1, 32, 32), 0.5
+    recipe = Recipe(optimizer=SGD, schedule=Tenths, lr=0.1)
+
+    def weight(self):
+        return HalfWeight()
+"""

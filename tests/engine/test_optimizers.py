@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bitnet import Parameter
-from bitnet.optimizers import SGD, Adam, ExponentialDecay, StepDecay
+from bitnet.constraints import Centre, Clip, Each
+from bitnet.optimizers import SGD, Adam, ExponentialDecay, StepDecay, Tenths
 
 
 def parameters():
@@ -157,20 +158,53 @@ def test_learning_rates_that_make_no_sense(lr):
 
 
 def test_step_decay():
-    schedule = StepDecay(0.8, 0.5, 3)
-    assert [schedule(epoch) for epoch in range(7)] == [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]
-    assert StepDecay(0.8)(1000) == 0.8
+    schedule = StepDecay(0.8, 0.5, 3 / 7)  # every 3 of 7 epochs
+    assert [schedule(epoch / 7) for epoch in range(7)] == [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]
+    assert StepDecay(0.8)(0.999) == 0.8
+    for epochs in range(1, 40):  # whatever the quotients are rounded to
+        assert [StepDecay(1.0, 0.5, 6 / epochs)(epoch / epochs) for epoch in range(epochs)] == [
+            0.5 ** (epoch // 6) for epoch in range(epochs)]
 
 
 def test_exponential_decay():
-    schedule = ExponentialDecay(1.0, 1e-3, 4)
-    assert [schedule(epoch) for epoch in range(4)] == pytest.approx([1, 0.1, 0.01, 0.001])
-    assert ExponentialDecay(0.5, 0.1, 1)(0) == 0.5
+    schedule = ExponentialDecay(1.0, 1e-3)
+    assert [schedule(part / 3) for part in range(4)] == pytest.approx([1, 0.1, 0.01, 0.001])
+    assert ExponentialDecay(0.5, 0.1)(0) == 0.5
+    assert [ExponentialDecay(1.0, 0.01, times=2)(p) for p in (0, 0.25, 0.5)] == pytest.approx([1, 0.1, 1])
+
+
+def test_tenths():
+    assert [Tenths(1.0)(p) for p in (0, 0.49, 0.5, 0.83, 0.84)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_constraints_follow_the_optimizers_step():
+    w, other = Parameter(np.array([0.5, -0.95, 0.0], np.float32), lr_factor=4.0, constraint=Clip(1.0)), Parameter(
+        np.array([5.0], np.float32))
+    optimizer = SGD([w, other], lr=0.1)
+    w.grad, other.grad = np.array([1.0, 1.0, -0.5], np.float32), np.array([10.0], np.float32)
+    optimizer.step()
+    np.testing.assert_allclose(w.data, [0.1, -1, 0.2], rtol=1e-6)
+    assert other.data.tolist() == [4]
+    optimizer.zero_grad()
+    before = w.data.copy()
+    optimizer.step()  # no gradient, no constraint
+    np.testing.assert_array_equal(w.data, before)
+
+
+def test_centring_and_clipping():
+    w = (np.random.default_rng(0).standard_normal((3, 3, 8, 4)) + 0.3).astype(np.float32)
+    both = w.copy()
+    Centre()(w)
+    np.testing.assert_allclose(w.mean(axis=2), 0, atol=1e-6)
+    Clip(0.5)(w)
+    assert np.abs(w).max() == 0.5
+    Each([Centre(), Clip(0.5)])(both)
+    np.testing.assert_array_equal(both, w)
 
 
 @pytest.mark.parametrize("make", [
     lambda: StepDecay(1, 0, 1), lambda: StepDecay(1, -1, 1), lambda: StepDecay(1, 0.5, 0),
-    lambda: ExponentialDecay(1, 0.1, 0), lambda: ExponentialDecay(0, 0.1, 5), lambda: ExponentialDecay(1, 0, 5),
+    lambda: ExponentialDecay(1, 0.1, 0), lambda: ExponentialDecay(0, 0.1), lambda: ExponentialDecay(1, 0),
 ])
 def test_schedules_that_make_no_sense(make):
     with pytest.raises(ValueError, match="schedule needs"):

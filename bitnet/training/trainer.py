@@ -4,66 +4,50 @@
 
 Everything that a step depends on is in the checkpoint, so a run that was interrupted, even by a kill in the middle of
 an epoch, repeats bit for bit what it would have done. Callbacks look on: they change nothing of that.
+
+One clock runs in a training: ``progress``, the share of the run that is done. Learning rates are functions of it, and every
+module hears of it before each step (``Module.advance``).
 """
 
 import contextlib
-import hashlib
 import json
 import math
-import signal
 import time
 
 import numpy as np
 
-from bitnet import execution, functional, optimizers, random
-from bitnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from bitnet import execution, random
 from bitnet.datasets import Loader
 from bitnet.kernels.machine.arrays import all_finite
-from bitnet.layers import unfused
-from bitnet.tensor import Tensor, no_grad
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss, gradient or parameter is infinite or not a number. One sentence naming the step and where it began."""
-
-
-class Callback:
-    """What a :class:`Trainer` calls while it trains. Gradients of the step are still there in ``on_step``."""
-
-    def measure(self, trainer):
-        """What to add to the record of an epoch before it is saved: a dict. The model must be left as it was."""
-        return {}
-
-    def on_step(self, trainer):
-        """After the update of a step; ``trainer.loss`` is its loss."""
-
-    def on_epoch(self, trainer, record):
-        """After an epoch was evaluated and saved; ``record`` is its line of the history."""
-
-    def on_end(self, trainer):
-        """When training ends: finished, stopped, or by an error."""
+from bitnet.methods import training_of
+from bitnet.module import Module, structure
+from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint
+from bitnet.storage.checkpoint import validated_run
+from bitnet.training.evaluation import evaluate, fingerprint
+from bitnet.training.finite import NonFiniteError, began, find_non_finite
+from bitnet.training.task import Classification
 
 
 class Trainer:
-    """Trains a model on digits.
+    """Trains a network.
 
     Parameters
     ----------
     model : Module
-    train, test : Digits
+    train, test : Dataset
     epochs : int                     # of the whole run, those before a resume included
     batch_size : int
-    optimizer : Optimizer or None    # None: Adam with the step 1e-5 of the reference recipe
-    schedule : callable or None      # 0-based epoch -> learning rate; None: the optimizer's own, unchanged
-    seed : int                       # order of the digits, augmentation, dropout and gradient noise
+    optimizer : Optimizer or None    # None: that of the model's method, with its schedule
+    schedule : callable or None      # progress (0 to 1) -> learning rate; None: the optimizer's own, unchanged
+    seed : int                       # order of the images, augmentation, dropout and gradient noise
     augment : Augmentation or None
     checkpoint : str, Path or None   # where to save; None: nowhere
     save_every : int                 # steps between saves inside an epoch; 0: at the end of an epoch only
     config : dict or None            # JSON-able; what of the run's configuration must not change on a resume
     notes : dict or None             # JSON-able; what may change: kept in the checkpoint, compared with nothing
     callbacks : sequence of Callback
-    loss : callable or None          # (logits, batch, trainer) -> loss; None: softmax cross entropy with the labels
-    prepare : callable or None       # called with the trainer before every step: what depends on ``trainer.progress``
+    loss : callable or None          # (logits, targets) -> loss; None: that of the model's method
+    task : Task or None              # what a target is, and how well it is met; None: classification with that loss
     Attributes
     ----------
     epoch, step : int                # epochs completed, and steps done in the one after them
@@ -73,14 +57,16 @@ class Trainer:
 
     def __init__(
         self, model, train, test, *, epochs, batch_size=32, optimizer=None, schedule=None, seed=0, augment=None,
-        checkpoint=None, save_every=0, config=None, notes=None, callbacks=(), loss=None, prepare=None,
+        checkpoint=None, save_every=0, config=None, notes=None, callbacks=(), loss=None, task=None,
     ):  # fmt: skip
         self.model, self.test, self.epochs = model, test, epochs
         self.loader = Loader(train, batch_size, seed=seed, augment=augment)
-        self.optimizer = optimizer or optimizers.Adam(model.parameters(), lr=1e-3, eps=1e-5)
-        self.schedule = schedule
+        own = training_of(model)
+        if optimizer is None:
+            optimizer, schedule = own["optimizer"], schedule or own["schedule"]
+        self.optimizer, self.schedule = optimizer, schedule
         self.checkpoint, self.save_every, self.callbacks = checkpoint, save_every, list(callbacks)
-        self.notes, self.loss_function, self.prepare = notes or {}, loss or _cross_entropy, prepare
+        self.notes, self.task, self._seen_structure = notes or {}, task or Classification(loss or own["loss"]), None
         self.config = {
             **(config or {}), "batch_size": batch_size, "seed": seed,
             "training_data": fingerprint(train), "test_data": fingerprint(test),
@@ -89,7 +75,7 @@ class Trainer:
         self.history, self.evaluation, self.loss = [], None, math.nan
         self.loss_sum, self.correct, self.seen, self.step_seconds = 0.0, 0, 0, 0.0  # of the epoch under way
         self._seconds_before, self._started = 0.0, None
-        random.seed(seed)
+        self.random = (seed, 0)  # the run's own stream of draws
 
     def run(self, stop=lambda: False):
         """Train until all epochs are done.
@@ -108,8 +94,12 @@ class Trainer:
         self._started = time.perf_counter()
         try:
             # NumPy's warnings would tell of divergence first, without saying where: NonFiniteError does
-            with np.errstate(over="ignore", invalid="ignore"):
-                return self._run(stop)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"), random.preserved():
+                random.set_state(self.random)
+                try:
+                    return self._run(stop)
+                finally:
+                    self.random = random.get_state()
         finally:
             self._seconds_before, self._started = self.seconds, None
             for callback in self.callbacks:
@@ -117,8 +107,6 @@ class Trainer:
 
     def _run(self, stop):
         while self.epoch < self.epochs:
-            if self.schedule is not None:
-                self.optimizer.lr = self.schedule(self.epoch)
             self.model.train()
             with contextlib.closing(self.loader.epoch(self.epoch, self.step)) as batches:
                 started = time.perf_counter()
@@ -134,7 +122,7 @@ class Trainer:
                         self.save()
                     started = time.perf_counter()  # saves and callbacks are not training
 
-            self.evaluation = evaluate(self.model, self.test, stop=stop)
+            self.evaluation = evaluate(self.model, self.test, stop=stop, task=self.task)
             if self.evaluation is None:
                 self.save()  # all steps done: the resumed run starts with the evaluation
                 return False
@@ -147,31 +135,44 @@ class Trainer:
     @execution.layer("rest of the step")
     def train_step(self, batch):
         """Forward, backward and update for one batch."""
-        if self.prepare is not None:
-            self.prepare(self)
+        parts = self._parts()
+        self._advance(parts)
         noise = random.get_state()
         self.optimizer.zero_grad()
         logits = self.model(batch.images)
-        loss = self.loss_function(logits, batch, self)
+        loss = self.task.loss(logits, batch, self)
         self.loss = float(loss.data)
         # a quantizer turns NaN into some code: batch norm's statistics may tell of trouble that the loss does not see
-        if not math.isfinite(self.loss) or not all_finite(*self.model.named_buffers().values()):
+        if not math.isfinite(self.loss) or not all_finite(*parts.buffers.values()):
             origin = find_non_finite(self.model, batch.images, noise)
             raise NonFiniteError(f"training diverged in {self.where} with a loss of {self.loss}; {origin}")
         loss.backward()
-        parameters = self.model.named_parameters()
-        grads = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+        grads = {name: parameter.grad for name, parameter in parts.parameters.items() if parameter.grad is not None}
         if not all_finite(*grads.values()):
             name = next(name for name in reversed(grads) if not all_finite(grads[name]))  # backward begins at the last layer
-            raise NonFiniteError(f"training diverged in {self.where}; {_began(name, 'the gradient of its {}')}")
+            raise NonFiniteError(f"training diverged in {self.where}; {began(name, 'the gradient of its {}')}")
         self.optimizer.step()
-        if not all_finite(*(parameter.data for parameter in parameters.values())):
-            name = next(name for name, parameter in parameters.items() if not all_finite(parameter.data))
-            raise NonFiniteError(f"training diverged in the update of {self.where}; {_began(name, 'its {}')}")
-        self.loss_sum += self.loss * len(batch.labels)
-        self.correct += int((logits.data.argmax(axis=1) == batch.labels).sum())
-        self.seen += len(batch.labels)
+        if not all_finite(*(parameter.data for parameter in parts.parameters.values())):
+            name = next(name for name, parameter in parts.parameters.items() if not all_finite(parameter.data))
+            raise NonFiniteError(f"training diverged in the update of {self.where}; {began(name, 'its {}')}")
+        count = len(batch.targets)
+        self.loss_sum += self.loss * count
+        self.correct += self.task.correct(logits.data, batch.targets)
+        self.seen += count
         self.step += 1
+
+    def _parts(self):
+        """What a step asks of the tree, found once as long as the tree is the same."""
+        if self._seen_structure is None or self._seen_structure.structure != structure():
+            self._seen_structure = _Parts(self.model)
+        return self._seen_structure
+
+    def _advance(self, parts):
+        """Tell the optimizer and all modules how far the run is."""
+        if self.schedule is not None:
+            self.optimizer.lr = self.schedule(self.progress)
+        if any([module.advance(self.progress) for module in parts.advancing]):  # all of them, so a list
+            self.optimizer.restart()
 
     def _end_epoch(self):
         self.epoch += 1
@@ -221,7 +222,8 @@ class Trainer:
         save_checkpoint(
             self.checkpoint, self.model, self.optimizer, config=self.config, notes=self.notes, epochs=self.epochs,
             epoch=self.epoch, step=self.step, loss_sum=self.loss_sum, correct=self.correct, seen=self.seen,
-            step_seconds=self.step_seconds, seconds=self.seconds, random=list(random.get_state()), history=self.history,
+            step_seconds=self.step_seconds, seconds=self.seconds, history=self.history,
+            random=list(self.random if self._started is None else random.get_state()),
         )  # fmt: skip
 
     def resume(self, checkpoint=None):
@@ -235,25 +237,28 @@ class Trainer:
         CheckpointError : it cannot be read, or was made with another model, data or configuration.
         """
         checkpoint = checkpoint or load_checkpoint(self.checkpoint)
-        path, more = checkpoint.path, checkpoint.more
-        if "history" not in more:
-            raise CheckpointError(f"{path}: expected the checkpoint of a run, found a saved model without its training")
+        path, more = checkpoint.path, validated_run(checkpoint.path, checkpoint.more)
         refuse_contradictions(path, more["config"], self.config)
         if more["epoch"] > self.epochs:
             raise CheckpointError(f"{path}: expected at most {self.epochs} trained epochs, found {more['epoch']}")
         checkpoint.load_into(self.model)
         try:
             self.optimizer.load_state_dict(checkpoint.optimizer)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: it was made with another optimizer: {error}") from None
-        random.set_state(tuple(more["random"]))
+        self.random = tuple(more["random"])
         self.epoch, self.step, self.history = more["epoch"], more["step"], more["history"]
         self.loss_sum, self.correct, self.seen = more["loss_sum"], more["correct"], more["seen"]
         self.step_seconds, self._seconds_before = more["step_seconds"], more["seconds"]
 
 
-def _cross_entropy(logits, batch, trainer):
-    return functional.softmax_cross_entropy(logits, batch.labels)
+class _Parts:
+    """Parameters, buffers and modules that change in the course of a run, by name."""
+
+    def __init__(self, model):
+        self.structure = structure()
+        self.parameters, self.buffers = model.named_parameters(), model.named_buffers()
+        self.advancing = [module for module in model.modules() if type(module).advance != Module.advance]
 
 
 def refuse_contradictions(path, saved, wanted):
@@ -274,135 +279,3 @@ def refuse_contradictions(path, saved, wanted):
 def show(value):
     """A setting as it is typed: 1,2,4 for a list."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-class Evaluation:
-    """How a model does on a set of digits.
-
-    Attributes
-    ----------
-    loss, accuracy : float
-    confusion : int64 array, shape (classes, classes)       # [label, prediction]
-    probabilities : float32 array, shape (N, classes)
-    predictions : int64 array, shape (N,)
-    """
-
-    def __init__(self, probabilities, labels):
-        self.probabilities, self.predictions = probabilities, probabilities.argmax(axis=1)
-        self.confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
-        np.add.at(self.confusion, (labels, self.predictions), 1)
-        self.accuracy = float(self.confusion.trace() / len(labels))
-        chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-        self.loss = float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
-
-
-def evaluate(model, digits, batch_size=256, stop=lambda: False):
-    """Classify all digits, in eval mode and without gradients; the model's mode is restored.
-
-    Parameters
-    ----------
-    model : Module
-    digits : Digits
-    batch_size : int
-    stop : callable      # asked before every batch
-    Returns
-    -------
-    evaluation : Evaluation, or None where ``stop`` became true
-    """
-    training, probabilities = model.training, []
-    model.eval()
-    try:
-        with no_grad():
-            for start in range(0, len(digits), batch_size):
-                if stop():
-                    return None
-                images = digits.images[start : start + batch_size].astype(np.float32) / np.float32(256)
-                probabilities.append(functional.softmax(model(images).data))
-    finally:
-        if training:
-            model.train()
-    return Evaluation(np.concatenate(probabilities), digits.labels)
-
-
-def fingerprint(digits):
-    """One line that tells these digits from others: name, number, and a hash of all labels and 64 of the images."""
-    digest = hashlib.sha256(np.ascontiguousarray(digits.labels))
-    for index in np.linspace(0, len(digits) - 1, 64).astype(int):
-        digest.update(np.ascontiguousarray(digits.images[index]))
-    return f"'{digits.name}' ({len(digits)} images, fingerprint {digest.hexdigest()[:12]})"
-
-
-def find_non_finite(model, images, noise):
-    """Repeat the forward pass of a batch that went wrong and look where it did.
-
-    Parameters
-    ----------
-    model : Module
-    images : float32 array
-    noise : tuple   # random state before the batch
-    Returns
-    -------
-    origin : str    # names the first layer, in order of execution
-    """
-    if not all_finite(images):
-        return "it began in the images of the batch, which are not finite"
-    for name, parameter in model.named_parameters().items():
-        if not all_finite(parameter.data):
-            return _began(name, "its {}")
-    found, watched = [], []
-
-    def watch(name, module):
-        forward = module.forward
-
-        def watching(*args, **kwargs):
-            output = forward(*args, **kwargs)
-            if not found and isinstance(output, Tensor) and not all_finite(output.data):
-                found.append(_began(f"{name}.output", "its {}"))
-            return output
-
-        module.__dict__["forward"] = watching  # hides the class's method until it is deleted again
-        watched.append(module)
-
-    for name, module in model.named_modules().items():
-        if module is not model:
-            watch(name, module)
-    try:
-        with random.preserved(), no_grad(), unfused(), np.errstate(all="ignore"):
-            random.set_state(noise)
-            model(images)
-    finally:
-        for module in watched:
-            del module.__dict__["forward"]
-    return found[0] if found else "it began in the loss itself, all layers are finite"
-
-
-def _began(name, what):
-    layer, _, part = name.rpartition(".")
-    return f"it began in layer {layer}: {what.format(part)} is not finite"
-
-
-class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request, so that the step under way ends; a second Ctrl-C ends at once.
-
-        with StopRequest() as stop:
-            finished = trainer.run(stop)
-        stop.signal     # None, or the number of the signal that came
-    """
-
-    def __init__(self):
-        self.signal = None
-
-    def __call__(self):
-        return self.signal is not None
-
-    def __enter__(self):
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)

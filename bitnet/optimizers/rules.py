@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers: how parameters follow their gradients."""
 
 import numpy as np
 
@@ -33,11 +33,13 @@ class Optimizer:
 
     @execution.layer("optimizer")
     def step(self):
-        """Update every parameter once."""
+        """Update every parameter once; what it is subject to (``Parameter.constraint``) follows."""
         self.steps += 1
         for parameter, state in zip(self.parameters, self.state, strict=True):
             if parameter.grad is not None:
                 self.step_one(parameter, state)
+                if parameter.constraint is not None:
+                    parameter.constraint(parameter.data)
 
     def step_one(self, parameter, state):
         """Update one parameter, which has a gradient."""
@@ -46,8 +48,7 @@ class Optimizer:
 
     def _update(self, parameter, data, state):
         grad = np.ascontiguousarray(parameter.grad, data.dtype)
-        lr = self.lr * getattr(parameter, "lr_factor", 1.0)
-        self.update(data, grad, lr, self.weight_decay + getattr(parameter, "weight_decay", 0.0), **state)
+        self.update(data, grad, self.lr * parameter.lr_factor, self.weight_decay + parameter.weight_decay, **state)
 
     def update(self, data, grad, lr, decay, **state):
         """Update one parameter's array in place."""
@@ -100,31 +101,6 @@ class Adam(Optimizer):
         update.adam(data, grad, mean, square, self.steps, lr, self.beta1, self.beta2, self.eps, decay)
 
 
-class StepDecay:
-    """Learning rate ``lr * factor**(epoch // epochs)`` for 0-based epochs: multiplied by ``factor`` every ``epochs``."""
-
-    def __init__(self, lr, factor=1.0, epochs=1):
-        if epochs < 1 or factor <= 0:
-            raise ValueError("a step schedule needs a positive factor and at least one epoch a step, "
-                             f"got {factor} and {epochs}")
-        self.lr, self.factor, self.epochs = lr, factor, epochs
-
-    def __call__(self, epoch):
-        return self.lr * self.factor ** (epoch // self.epochs)
-
-
-class ExponentialDecay:
-    """Learning rate that falls from ``lr`` in the first of ``epochs`` to ``last`` in the last one, by equal factors."""
-
-    def __init__(self, lr, last, epochs):
-        if epochs < 1 or lr <= 0 or last <= 0:
-            raise ValueError(f"an exponential schedule needs positive rates and epochs, got {lr}, {last} and {epochs}")
-        self.lr, self.last, self.epochs = lr, last, epochs
-
-    def __call__(self, epoch):
-        return self.lr * (self.last / self.lr) ** (epoch / max(1, self.epochs - 1))
-
-
 class ShiftAdaMax(Optimizer):
     """Shift-based AdaMax (Courbariaux, Hubara et al., arXiv:1602.02830): every product with a power of two.
 
@@ -151,68 +127,18 @@ class ShiftAdaMax(Optimizer):
 class DST(Adam):
     """Discrete state transition (Deng et al., arXiv:1705.09283): Adam's step as the probability of a jump.
 
-    A ``layers.DiscreteParameter`` moves in its space by ``GXNORWeight.move`` of the step that Adam would take; only Adam's
+    A ``quantizers.gxnor.DiscreteParameter`` moves in its space by ``GXNORWeight.move`` of the step that Adam would take; only Adam's
     moments are floats. Other parameters (batch norm's) take the step itself. Weight decay does not reach discrete weights.
     """
 
     def step_one(self, parameter, state):
-        space = getattr(parameter, "space", None)
+        space = parameter.space
         if space is None:
             super().step_one(parameter, state)
         else:
             step = np.zeros(parameter.shape, np.float32)  # what an update from 0 comes to is the step alone
             self._update(parameter, step, state)
             parameter.places[...] = space.move(parameter.places, step)
-
-
-class Latent:
-    """An optimizer whose updates of some parameters are followed by rules: centring, clipping.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-    rules : list of (parameter, rule, ...)   # a rule changes the parameter's array in place
-    """
-
-    def __init__(self, optimizer, rules):
-        self.optimizer, self.rules = optimizer, [(parameter, functions) for parameter, *functions in rules]
-
-    @property
-    def lr(self):
-        return self.optimizer.lr
-
-    @lr.setter
-    def lr(self, value):
-        self.optimizer.lr = value
-
-    @property
-    def parameters(self):
-        return self.optimizer.parameters
-
-    @execution.layer("optimizer")
-    def step(self):
-        """Update every parameter once, then apply the rules."""
-        self.optimizer.step()
-        for parameter, functions in self.rules:
-            if parameter.grad is not None:
-                for function in functions:
-                    function(parameter.data)
-
-    def zero_grad(self):
-        """Forget all gradients."""
-        self.optimizer.zero_grad()
-
-    def restart(self):
-        """Restart the optimizer."""
-        self.optimizer.restart()
-
-    def state_dict(self):
-        """That of the optimizer: rules have no state."""
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state):
-        """Take over a ``state_dict``."""
-        self.optimizer.load_state_dict(state)
 
 
 def glorot_factor(fan_in, fan_out, power_of_two=False):
@@ -222,15 +148,3 @@ def glorot_factor(fan_in, fan_out, power_of_two=False):
     """
     factor = np.sqrt((fan_in + fan_out) / 1.5)
     return float(ap2(factor) if power_of_two else factor)
-
-
-def clip_rule(bound=1.0):
-    """Limit a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
-    return lambda weight: update.clip(weight, bound)
-
-
-def centre_rule():
-    """Subtract from a weight (kh, kw, in, out) its mean over input channels, as XNOR-Net's authors do."""
-    def rule(weight):
-        weight -= weight.mean(axis=-2, keepdims=True, dtype=np.float64).astype(weight.dtype)
-    return rule

@@ -14,12 +14,14 @@ import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
-from bitnet.layers import preserved, quantized_weight, unfused
+from bitnet.datasets import Batch
+from bitnet.layers import Weighted, unfused
+from bitnet.module import preserved
 from bitnet.quantizers import Quantizer
 from bitnet.quantizers.base import observe
-from bitnet.report import FAINT, new_figure, write_figure
+from bitnet.report.pictures import FAINT, new_figure, write_figure
 from bitnet.tensor import no_grad
-from bitnet.training import Callback
+from bitnet.training.callback import Callback
 
 
 class Inside(Callback):
@@ -55,9 +57,9 @@ class Inside(Callback):
             self._start = _signs(trainer.model)
 
     def measure(self, trainer):
-        model, digits = trainer.model, trainer.loader.digits
-        count = min(self.samples, len(digits))
-        batch = _Batch(digits.images[:count].astype(np.float32) / np.float32(256), digits.labels[:count].astype(np.int64))
+        model, dataset = trainer.model, trainer.loader.dataset
+        count = min(self.samples, len(dataset))
+        batch = Batch(dataset.images[:count], dataset.targets[:count].astype(np.int64), np.arange(count))
         with preserved(model), unfused():
             model.train()
             record = {"weights": self._weights(model), "activations": _activations(model, batch),
@@ -73,14 +75,13 @@ class Inside(Callback):
             signs = _signs_of(layer)
             flipped = None if self._start is None else _share(signs != self._start[name])
             bound = magnitude.max()
-            discrete = layer.weight_quantizer is None
+            discrete = layer.weight.space is not None
             at_bound = None if discrete or bound == 0 else _share(magnitude == bound)
             found[name] = {"flipped": flipped, "at_bound": at_bound, "codes": _histogram(codes)}
         return found
 
     def _gradients(self, trainer, batch):
-        modules = trainer.model.named_modules()
-        layers = {name: layer for name, layer in modules.items() if getattr(layer, "grad_quantizer", None)}
+        layers = {layer.name: layer for layer in trainer.model.modules() if isinstance(layer, Weighted) and layer.grad_quantizer}
         if not layers:
             return {}
         state, quantizers = random.get_state(), {name: layer.grad_quantizer for name, layer in layers.items()}
@@ -91,7 +92,7 @@ class Inside(Callback):
                 layer.grad_quantizer = None if draw < 0 else quantizers[name]
             trainer.model.zero_grad()
             random.set_state(state)  # dropout and stochastic quantizers: as in every other draw
-            loss = trainer.loss_function(trainer.model(batch.images), batch, trainer)
+            loss = trainer.task.loss(trainer.model(batch.images), batch, trainer)
             random.set_state((state[0], state[1] + (2 + draw) * 1_000_000))
             loss.backward()
             return {name: layer.weight.grad.astype(np.float64) for name, layer in layers.items()}
@@ -118,20 +119,14 @@ class Inside(Callback):
             draw_inside(Path(self.folder) / "inside.png", trainer.history, self.title)
 
 
-class _Batch:
-    def __init__(self, images, labels):
-        self.images, self.labels = images, labels
-
-
 def _quantized_layers(model):
     """Layers whose weights are codes, by name."""
-    return {name: module for name, module in model.named_modules().items()
-            if hasattr(module, "weight_quantizer") and (module.weight_quantizer or module.weight.codes is not None)}
+    return {module.name: module for module in model.modules() if isinstance(module, Weighted) and module.weight_quantizer}
 
 
 def _weight_codes(layer):
     with no_grad():
-        return quantized_weight(layer).raw
+        return layer.quantized_weight().raw
 
 
 def _signs_of(layer):
@@ -146,8 +141,8 @@ def _signs(model):
 
 def _activations(model, batch):
     """What the quantizers of inputs and activations do to the batch."""
-    owners = {id(part): name for name, module in model.named_modules().items() for attribute, part in vars(module).items()
-              if isinstance(part, Quantizer) and attribute in ("quantizer", "input_quantizer")}
+    owners = {id(part): module.name or "network" for module in model.modules() for name, part in module.children().items()
+              if isinstance(part, Quantizer) and name in ("quantizer", "input_quantizer")}
     found = {}
 
     def look(quantizer, codes, saved):

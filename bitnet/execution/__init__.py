@@ -6,25 +6,27 @@ the log says so. No other path leads from codes to floats.
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from bitnet import dispatch
 from bitnet.codes import Codes
+from bitnet.execution import dispatch
 from bitnet.kernels import products
 from bitnet.kernels.pointwise import norm
 from bitnet.kernels.products import dense
+from bitnet.settings import Setting
+from bitnet.tensor import Function
 
 FAMILIES = tuple(products.FAMILIES)
 
-_family = "auto"
-_log = None
-_layer = _path = ""
-_watcher = None
+_family = Setting("kernels", "auto")
+_log = Setting("log")
+_place = Setting("place", ("", ""))  # layer and path
+_watcher = Setting("watcher")
 
 
-@contextmanager
 def use_kernels(family):
     """Run integer products on one kernel family inside the block: a name in FAMILIES, or "auto" for the quickest of each.
 
@@ -34,14 +36,9 @@ def use_kernels(family):
     ------
     ValueError : no such family.
     """
-    global _family
     if family != "auto" and family not in FAMILIES:
         raise ValueError(f"kernels must be auto or one of {', '.join(FAMILIES)}, got {family!r}")
-    previous, _family = _family, family
-    try:
-        yield
-    finally:
-        _family = previous
+    return _family.set_to(family)
 
 
 @dataclass(frozen=True)
@@ -65,60 +62,49 @@ class Record:
     how: str = ""
 
 
-@contextmanager
 def log():
     """Collect a Record of every product executed inside the block, in a list."""
-    global _log
-    previous, _log = _log, []
-    try:
-        yield _log
-    finally:
-        _log = previous
+    return _log.set_to([])
 
 
 @contextmanager
-def layer(name):
-    """Give the products and all other work inside the block the name of a layer, or of another part of a program."""
-    previous = _layer, _path
-    _move(name, "")
+def _at(layer, path):
+    """Work inside the block belongs to this layer and path; the watcher hears of coming and going."""
+    previous, watcher = _place.get(), _watcher.get()
+    _place.value = layer, path
+    if watcher is not None:
+        watcher(layer, path)
     try:
         yield
     finally:
-        _move(*previous)
+        _place.value = previous
+        if watcher is not None:
+            watcher(*previous)
+
+
+def layer(name):
+    """Give the products and all other work inside the block the name of a layer, or of another part of a program."""
+    return _at(name, "")
 
 
 @contextmanager
 def path(name):
     """Say that the work inside the block belongs to a product of the current layer: "forward", "input_grad", "weight_grad"."""
-    previous = _path
-    _move(_layer, name)
-    try:
+    with _at(current_layer(), name):
         yield
-    finally:
-        _move(_layer, previous)
 
 
-def _move(layer, path):
-    global _layer, _path
-    if _watcher is not None:
-        _watcher(layer, path)
-    _layer, _path = layer, path
-
-
-@contextmanager
 def watch(watcher):
     """Call ``watcher(layer, path)`` whenever the work inside the block comes to another layer or path."""
-    global _watcher
-    previous, _watcher = _watcher, watcher
-    try:
-        yield
-    finally:
-        _watcher = previous
+    return _watcher.set_to(watcher)
 
 
 def current_layer():
     """The name that ``layer`` gave."""
-    return _layer
+    return _place.get()[0]
+
+
+Function.place = staticmethod(lambda: partial(layer, current_layer()))  # backward runs in the layer of its forward
 
 
 def _bits(operand):
@@ -126,19 +112,21 @@ def _bits(operand):
 
 
 def _record(path, family, lhs, rhs, conv, batch, size, note="", how=""):
-    if _log is not None:
+    records = _log.get()
+    if records is not None:
         output_shape = (batch, *conv.output_size(*size), conv.out_channels)
-        _log.append(Record(_layer, path, family, (_bits(lhs), _bits(rhs)), conv.macs(batch, *size),
-                           (batch, *size, conv.in_channels), output_shape, note, how))
+        records.append(Record(current_layer(), path, family, (_bits(lhs), _bits(rhs)), conv.macs(batch, *size),
+                              (batch, *size, conv.in_channels), output_shape, note, how))
 
 
 def _on_codes(path, lhs, rhs, conv, batch, size, run):
     """A product of codes by ``run(family)``, on the family in force or on the quickest, and its record."""
-    if _family == "auto":
+    family = _family.get()
+    if family == "auto":
         product = dispatch.Product(path, conv, tuple(size), batch, (lhs.bits, lhs.encoding), (rhs.bits, rhs.encoding))
         result, choice = dispatch.choose(product, run, lambda: (lhs.packed.clear(), rhs.packed.clear()))
     else:
-        result, choice = run(_family), dispatch.Choice(_family, "")
+        result, choice = run(family), dispatch.Choice(family, "")
     _record(path, choice.family, lhs, rhs, conv, batch, size, how=choice.how)
     return result
 
@@ -166,21 +154,6 @@ def _per_sample(scale, samples):
     return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
 
 
-def one_scale(w):
-    """Has a weight a single scale for all its levels?"""
-    return np.ndim(w.scale) == 0
-
-
-def _signs(w):
-    """A ternary weight whose positive and negative levels have scales p and n, as two that have one scale each.
-
-    p for +1 and -n for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
-    """
-    positive, negative = map(float, w.scale)
-    magnitudes = w.with_values((w.values != 1).astype(np.uint8) + np.uint8(1), scale=(positive - negative) / 2)
-    return replace(w, scale=(positive + negative) / 2), magnitudes
-
-
 @path("forward")
 def forward(x, w, conv, bias=None):
     """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
@@ -189,19 +162,26 @@ def forward(x, w, conv, bias=None):
     -------
     y : float array (N, OH, OW, F)
     """
-    if _are_codes(x, w):
-        if not one_scale(w) and w.per == "sign":
-            levels, magnitudes = _signs(w)
-            y = forward(x, levels, conv) + forward(x, magnitudes, conv)
-        else:
-            scale = _per_sample(x.scale * (w.scale if one_scale(w) else 1.0), x.shape[0])
-            y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3],
-                          lambda family: products.forward(family, x, w, conv, scale))
-            if not one_scale(w):
-                y = norm.channel_affine(y, w.scale, np.zeros_like(w.scale))
-        return y if bias is None else y + bias
-    _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
-    return dense.forward(*_real_pair(x, w), conv, bias)
+    if not _are_codes(x, w):
+        _record("forward", "float32", x, w, conv, x.shape[0], x.shape[1:3])
+        return dense.forward(*_real_pair(x, w), conv, bias)
+    y = sum_of(_forward_term(x, term, conv) for term in w.terms())
+    return y if bias is None else y + bias
+
+
+def _forward_term(x, w, conv):
+    """The product of codes with one term of a weight, times their scales: float32 array."""
+    scale = _per_sample(x.scale * (w.scale if w.one_scale else 1.0), x.shape[0])
+    y = _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3], lambda family: products.forward(family, x, w, conv, scale))
+    return y if w.one_scale else norm.channel_affine(y, w.scale, np.zeros_like(w.scale))
+
+
+def sum_of(parts):
+    """The sum of arrays in their order."""
+    total = None
+    for part in parts:
+        total = part if total is None else total + part
+    return total
 
 
 @path("forward")
@@ -226,11 +206,12 @@ def input_grad(g, w, conv, size):
     if not _are_codes(g, w):
         _record("input_grad", "float32", g, w, conv, g.shape[0], size)
         return dense.input_grad(*_real_pair(g, w), conv, size)
-    if not one_scale(w):
-        if w.per == "filter":
-            raise ValueError("a gradient of codes needs a weight with one scale, got one for each filter")
-        levels, magnitudes = _signs(w)
-        return input_grad(g, levels, conv, size) + input_grad(g, magnitudes, conv, size)
+    return sum_of(_input_grad_term(g, term, conv, size) for term in w.terms())
+
+
+def _input_grad_term(g, w, conv, size):
+    if not w.one_scale:
+        raise ValueError("a gradient of codes needs a weight with one scale, got one for each filter")
     scale = _per_sample(g.scale * w.scale, g.shape[0])
     return _on_codes("input_grad", g, w, conv, g.shape[0], size,
                      lambda family: products.input_grad(family, g, w, conv, size, scale))
@@ -254,7 +235,8 @@ def weight_grad(g, x, conv):
         return products.weight_grad(family, g, x, conv, scale)
 
     if products.runs_on_pixels(conv, size):  # the same whatever the family
-        family = "float" if _family == "auto" else _family
+        family = _family.get()
+        family = "float" if family == "auto" else family
         _record("weight_grad", family, g, x, conv, batch, size,
                 "1x1 output, nothing to count: float product of the scaled levels")
         return run(family)

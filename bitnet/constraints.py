@@ -1,0 +1,43 @@
+"""What a parameter is subject to after each update: ``Parameter(constraint=...)``."""
+
+import numpy as np
+
+from bitnet.description import Described
+from bitnet.kernels.pointwise import update
+
+
+class Constraint(Described):
+    """Changes a parameter's array in place."""
+
+    family = "constraint."
+
+    def __call__(self, array):
+        raise NotImplementedError
+
+
+class Clip(Constraint):
+    """Limits a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
+
+    def __init__(self, bound=1.0):
+        self.bound = bound
+
+    def __call__(self, array):
+        update.clip(array, self.bound)
+
+
+class Centre(Constraint):
+    """Subtracts from a weight (kh, kw, in, out) its mean over input channels, as XNOR-Net's authors do (arXiv:1603.05279)."""
+
+    def __call__(self, array):
+        array -= array.mean(axis=-2, keepdims=True, dtype=np.float64).astype(array.dtype)
+
+
+class Each(Constraint):
+    """Several constraints, one after the other."""
+
+    def __init__(self, constraints):
+        self.constraints = tuple(constraints)
+
+    def __call__(self, array):
+        for constraint in self.constraints:
+            constraint(array)

@@ -1,0 +1,448 @@
+"""Stages: what a frozen network consists of. A stage is data, and a small class that runs it.
+
+What travels between stages is a float32 array, or ``Codes``, or, from one integer stage to the next, packed words. What it is
+follows from the stages alone: each tells from the ``Wire`` that enters it which one leaves it, and which arrays it has, before
+there are any. So a file can be checked whole before anything of it is read.
+"""
+
+import math
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from bitnet import functional
+from bitnet.codes import Codes
+from bitnet.description import rebuild
+from bitnet.kernels.machine import threads
+from bitnet.kernels.pointwise import norm, pool, quantize
+from bitnet.module import without_values
+from bitnet.quantizers import (
+    BinaryInput,
+    BitwiseActivation,
+    BNNActivation,
+    DoReFaActivation,
+    GXNORActivation,
+    NormalizedActivation,
+    QNNLinear,
+    QNNLogarithmic,
+    Quantizer,
+    XNORActivation,
+)
+from bitnet.tensor import Tensor
+
+CHUNK = 32      # images that go through stages together, small enough to stay in cache
+LARGEST = 1 << 31  # numbers of a sample between two stages, and no size of a stage is larger
+KINDS = {}
+
+# Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
+RISING = {kind.encode_and_save for kind in (
+    BinaryInput, BitwiseActivation, BNNActivation, DoReFaActivation, GXNORActivation, NormalizedActivation, QNNLinear,
+    QNNLogarithmic, XNORActivation)}
+
+
+class Wire(NamedTuple):
+    """What travels from one stage to the next: ``shape`` of one sample; bits, encoding and scale of codes, see ``Codes``."""
+
+    shape: tuple
+    bits: int = 32
+    encoding: str = "real"
+    scale: float = 1.0
+
+    @property
+    def is_codes(self):
+        return self.encoding != "real"
+
+    def reals(self, shape=None):
+        """Real numbers of this shape, or of another one."""
+        return Wire(self.shape if shape is None else shape)
+
+    def codes(self, values):
+        """Values as the codes that travel here."""
+        return Codes(values, self.bits, self.encoding, self.scale)
+
+    def __str__(self):
+        numbers = f"{self.bits}-bit {self.encoding} codes" if self.is_codes else "float32"
+        return f"{'x'.join(map(str, self.shape))} {numbers}"
+
+
+def whole(what, value, low=0, high=LARGEST):
+    """``value``; ValueError where it is no whole number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{what} must be a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def wholes(what, values, count=None, low=0, high=LARGEST):
+    """A tuple of whole numbers; ValueError where there are others, or not ``count`` of them."""
+    if not isinstance(values, (list, tuple)) or count not in (None, len(values)):
+        raise ValueError(f"{what} must be a list of {'' if count is None else count} whole numbers, got {values!r}")
+    return tuple(whole(what, value, low, high) for value in values)
+
+
+def shape_of(what, values):
+    """The shape of a sample: one or three sizes."""
+    shape = wholes(what, values, low=1)
+    if len(shape) not in (1, 3) or math.prod(shape) > LARGEST:
+        raise ValueError(f"{what} must be (H, W, C) or (D,) of at most {LARGEST} numbers, got {values!r}")
+    return shape
+
+
+def codes_wire(shape, codes):
+    """The Wire of codes {"bits", "encoding", "scale"}."""
+    bits, encoding, scale = (codes[key] for key in ("bits", "encoding", "scale"))
+    whole("the bits of codes", bits, 1, 8)
+    if encoding not in ("unsigned", "bipolar", "ternary") or (encoding == "ternary" and bits != 2):
+        raise ValueError(f"codes must be unsigned, bipolar or, of 2 bits, ternary, got {bits} bits and {encoding!r}")
+    if not isinstance(scale, float) or not 0 < scale < math.inf:
+        raise ValueError(f"the scale of codes must be a positive number, got {scale!r}")
+    return Wire(shape, bits, encoding, scale)
+
+
+def real(x):
+    """What travels as a float32 array."""
+    return x.decode() if isinstance(x, Codes) else x
+
+
+class Stage:
+    """A part of a frozen network.
+
+    Subclasses define ``kind``, their name in a file; ``plan(**options)``, which checks the options (terms of JSON) against what
+    enters, names the arrays (``wants``) and returns the Wire that leaves; and ``run(x)`` for a batch.
+
+    Attributes
+    ----------
+    name : unique in a network; arrays are called ``name.part``
+    before, after : Wire
+    layout : {array: (dtype, shape)}
+    by_image : are an image's results the same bits whatever images stand beside it?
+    monotone : does a channel rise or fall with what enters it alone, rounding included?
+    """
+
+    kind = ""
+    by_image, monotone = True, False
+    follower = None  # the stage that takes what leaves as packed words
+    takes_words = False
+
+    def __init_subclass__(cls):
+        KINDS[cls.kind] = cls
+
+    def __init__(self, name, before, options):
+        self.name, self.before, self.options, self.layout, self.arrays = name, before, options, {}, {}
+        try:
+            self.after = self.plan(**options)
+        except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{name}: a stage {self.kind!r} does not take these options: {str(options)[:200]} ({error})") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def plan(self, **options):
+        raise NotImplementedError
+
+    def run(self, x):
+        raise NotImplementedError
+
+    def wants(self, part, dtype, *shape):
+        """Enter an array into the layout."""
+        self.layout[f"{self.name}.{part}"] = np.dtype(dtype), shape
+
+    def fill(self, arrays):
+        """Take over the arrays of the layout; ValueError where they are others. Returns the stage."""
+        for name, (dtype, shape) in self.layout.items():
+            array = np.ascontiguousarray(arrays[name]).reshape(np.shape(arrays[name]))
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise ValueError(f"{name} must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}")
+            if dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name} must hold finite numbers, got others")
+            self.arrays[name] = array
+        self.prepare()
+        return self
+
+    def prepare(self):
+        """Check the arrays' values, and bring them into the form that kernels like."""
+
+    def __getitem__(self, part):
+        return self.arrays.get(f"{self.name}.{part}")
+
+    def inner(self):
+        """Stages that this one consists of."""
+        return []
+
+    def describe(self):
+        """The stage in terms of JSON."""
+        return {"kind": self.kind, "name": self.name, **self.options}
+
+    def walk(self, x, visit):
+        """``run``, telling ``visit(stage, result)``."""
+        y = self.run(x)
+        visit(self, y)
+        return y
+
+    def about(self):
+        """For people: what it does."""
+        options = ", ".join(f"{key} {value}" for key, value in self.options.items() if value is not None)
+        return f"{self.kind} {options}".strip()
+
+
+def build(specs, wire):
+    """Stages, one after the other, from their descriptions; what enters the first is ``wire``."""
+    if not isinstance(specs, list):
+        raise ValueError(f"expected a list of stages, got {str(specs)[:60]}")
+    stages = []
+    for spec in specs:
+        if not isinstance(spec, dict) or not isinstance(spec.get("name"), str) or spec.get("kind") not in KINDS:
+            raise ValueError(f"expected a stage with a name and one of the kinds {', '.join(KINDS)}, got {str(spec)[:60]}")
+        options = {key: value for key, value in spec.items() if key not in ("kind", "name")}
+        stages.append(KINDS[spec["kind"]](spec["name"], wire, options))
+        wire = stages[-1].after
+    return stages
+
+
+def every(stages):
+    """All stages, those in ways too."""
+    return [one for stage in stages for one in (stage, *every(stage.inner()))]
+
+
+class Chain:
+    """Stages one after the other. Those that take images one by one get a few at a time, on all threads."""
+
+    def __init__(self, stages):
+        self.stages = list(stages)
+        for stage, following in pairwise(self.stages):
+            stage.follower = following if following.takes_words else None
+        self.parts = [(by_image, list(part)) for by_image, part in groupby(self.stages, key=lambda stage: stage.by_image)]
+        self.by_image = all(by_image for by_image, _ in self.parts)
+
+    def run(self, x):
+        for by_image, stages in self.parts:
+            x = _in_chunks(stages, x) if by_image else _in_turn(stages, x)
+        return x
+
+    def walk(self, x, visit):
+        """``run`` stage by stage, telling ``visit(stage, result)``."""
+        for stage in self.stages:
+            x = stage.walk(x, visit)
+        return x
+
+
+def _in_turn(stages, x):
+    for stage in stages:
+        x = stage.run(x)
+    return x
+
+
+def _part(x, part):
+    return x.with_values(x.values[part]) if isinstance(x, Codes) else x[part]
+
+
+def _in_chunks(stages, x):
+    count = -(-x.shape[0] // CHUNK)
+    if count <= 1:
+        return _in_turn(stages, x)
+    results = [None] * count
+
+    def work(start, stop):
+        for i in range(start, stop):
+            results[i] = _in_turn(stages, _part(x, slice(i * CHUNK, (i + 1) * CHUNK)))
+
+    threads.run(work, count)
+    first = results[0]
+    if isinstance(first, Codes):
+        return first.with_values(np.concatenate([result.values for result in results]))
+    return np.concatenate(results)
+
+
+class Affine(Stage):
+    """x * scale + shift in each channel: a batch norm. Arrays: scale, shift."""
+
+    kind, monotone = "affine", True
+
+    def plan(self):
+        for part in ("scale", "shift"):
+            self.wants(part, np.float32, self.before.shape[-1])
+        return self.before.reals()
+
+    def run(self, x):
+        return norm.channel_affine(np.ascontiguousarray(real(x)), self["scale"], self["shift"])
+
+
+class Centred(Stage):
+    """(x - mean) * scale + shift in each channel: a batch norm by shifts. Arrays: mean, scale, shift."""
+
+    kind, monotone = "centred", True
+
+    def plan(self):
+        for part in ("mean", "scale", "shift"):
+            self.wants(part, np.float32, self.before.shape[-1])
+        return self.before.reals()
+
+    def run(self, x):
+        return (real(x) - self["mean"]) * self["scale"] + self["shift"]
+
+
+class Clip(Stage):
+    """Limits to [low, high]; null: to nothing on that side."""
+
+    kind, monotone = "clip", True
+
+    def plan(self, low, high):
+        self.bounds = -math.inf if low is None else low, math.inf if high is None else high
+        if not -math.inf <= self.bounds[0] <= self.bounds[1] <= math.inf:
+            raise ValueError(f"the bounds must be two numbers, the lower one first, got {low} and {high}")
+        return self.before.reals()
+
+    def run(self, x):
+        return quantize.clip(np.ascontiguousarray(real(x)), *self.bounds)
+
+
+class Tanh(Stage):
+    """tanh(x)."""
+
+    kind = "tanh"
+
+    def plan(self):
+        return self.before.reals()
+
+    def run(self, x):
+        return np.tanh(real(x))
+
+
+class MeanMagnitude(Stage):
+    """The mean over channels of |x|."""
+
+    kind = "mean_magnitude"
+
+    def plan(self):
+        return self.before.reals((*self.before.shape[:-1], 1))
+
+    def run(self, x):
+        return functional.mean_magnitude(Tensor(x)).data
+
+
+class MaxPool(Stage):
+    """The largest of each window; codes stay codes."""
+
+    kind = "max_pool"
+
+    def plan(self, size, stride, padding):
+        return self.before._replace(shape=pooled_shape(self.before.shape, size, stride, padding))
+
+    @property
+    def window(self):
+        """[size, stride, padding]."""
+        return [self.options[name] for name in ("size", "stride", "padding")]
+
+    def run(self, x):
+        if isinstance(x, Codes):
+            return x.with_values(pool.max_pool(x.values, *self.window)[0])
+        return pool.max_pool(np.ascontiguousarray(x), *self.window)[0]
+
+
+class AvgPool(Stage):
+    """The mean of each window."""
+
+    kind, by_image = "avg_pool", False  # NumPy's order of summation may depend on the shape
+
+    def plan(self, size, stride, padding):
+        return self.before.reals(pooled_shape(self.before.shape, size, stride, padding))
+
+    def run(self, x):
+        return functional.avg_pool(Tensor(x), **self.options).data
+
+
+def pooled_shape(shape, size, stride, padding):
+    """The shape after pooling; ValueError where the window does not fit."""
+    if len(shape) != 3:
+        raise ValueError(f"pooling takes images (H, W, C), got shape {shape}")
+    whole("the size of a pooling window", size, 1, 16)
+    whole("the stride of a pooling", stride, 1)
+    if 2 * whole("the padding of a pooling", padding) > size or min(shape[:2]) + 2 * padding < size:
+        raise ValueError(f"a pooling window of {size} with padding {padding} does not fit shape {shape}")
+    return *((length + 2 * padding - size) // stride + 1 for length in shape[:2]), shape[2]
+
+
+class Reshape(Stage):
+    """Another shape of a sample; codes stay codes."""
+
+    kind = "reshape"
+
+    def plan(self, shape):
+        shape = shape_of("a shape", shape)
+        if math.prod(shape) != math.prod(self.before.shape):
+            raise ValueError(f"shape {self.before.shape} cannot become {shape}")
+        return self.before._replace(shape=shape)
+
+    def run(self, x):
+        shape = (x.shape[0], *self.after.shape)
+        return x.with_values(x.values.reshape(shape)) if isinstance(x, Codes) else x.reshape(shape)
+
+
+class Quantize(Stage):
+    """A quantizer of activations, as ``description.describe`` has it."""
+
+    kind = "quantize"
+
+    def plan(self, quantizer):
+        with without_values():  # whatever a file may claim to be a quantizer takes no memory
+            self.quantizer = rebuild(quantizer)
+        if not isinstance(self.quantizer, Quantizer) or self.quantizer.scales is not None:
+            raise ValueError(f"expected a quantizer of activations, got {str(quantizer)[:60]}")
+        self.quantizer.eval()
+        codes = self.quantizer.encode(np.zeros(1, np.float32))
+        self.monotone = isinstance(codes, Codes) and type(self.quantizer).encode_and_save in RISING
+        if not isinstance(codes, Codes):
+            return self.before.reals()
+        return codes_wire(self.before.shape, {"bits": codes.bits, "encoding": codes.encoding, "scale": float(codes.scale)})
+
+    def run(self, x):
+        return self.quantizer(Tensor(x)).raw
+
+    def about(self):
+        return repr(self.quantizer)
+
+
+class Join(Stage):
+    """The sum or the product of what two ways make of x: residuals, and XNOR-Net's convolutions with their map.
+
+    Options: op, "sum" or "product"; ways, two lists of stages. An empty one is x itself.
+    """
+
+    kind = "join"
+
+    def plan(self, op, ways):
+        if op not in ("sum", "product") or len(ways) != 2:
+            raise ValueError(f'expected the "sum" or the "product" of two ways, got {op!r} of {len(ways)}')
+        self.ways = [build(way, self.before) for way in ways]
+        ends = [way[-1].after if way else self.before for way in self.ways]
+        for stage in self.inner():
+            self.layout |= stage.layout
+        try:
+            return Wire(np.broadcast_shapes(*(end.shape for end in ends)))
+        except ValueError:
+            raise ValueError(f"two ways must end in one shape, got {ends[0].shape} and {ends[1].shape}") from None
+
+    def inner(self):
+        return [stage for way in self.ways for stage in way]
+
+    def prepare(self):
+        for stage in self.inner():
+            stage.fill(self.arrays)
+        self.chains = [Chain(way) for way in self.ways]
+
+    @property
+    def by_image(self):
+        return all(stage.by_image for stage in self.inner())
+
+    def run(self, x):
+        return self._joined(*(chain.run(x) for chain in self.chains))
+
+    def walk(self, x, visit):
+        y = self._joined(*(chain.walk(x, visit) for chain in self.chains))
+        visit(self, y)
+        return y
+
+    def _joined(self, a, b):
+        return real(a) + real(b) if self.options["op"] == "sum" else real(a) * real(b)
+
+    def about(self):
+        return f"{self.options['op']} of two ways"

@@ -1,0 +1,111 @@
+"""Losses: means over a batch."""
+
+import numpy as np
+
+from bitnet import execution
+from bitnet.functional.pointwise import tanh
+from bitnet.tensor import Function
+
+
+def softmax(logits):
+    """exp(logits) / sum of exp(logits) over the last axis, of an array."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _check_labels(logits, labels):
+    labels = np.asarray(labels)
+    if len(logits.shape) != 2 or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"a loss takes logits (N, classes) and integer labels (N,), got shapes {logits.shape} and "
+                         f"{labels.shape} of {labels.dtype}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels of {logits.shape[1]} classes are 0 to {logits.shape[1] - 1}, got {wrong}")
+    return labels
+
+
+class SoftmaxCrossEntropy(Function):
+    """Mean over the batch of -log softmax(logits)[label]."""
+
+    def forward(self, logits, labels):
+        self.probabilities, self.labels = softmax(logits), labels
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        return (log_sum - shifted[np.arange(len(labels)), labels]).mean(dtype=logits.dtype)
+
+    def backward(self, grad_output):
+        grad = self.probabilities.copy()
+        grad[np.arange(len(self.labels)), self.labels] -= 1
+        return grad * (grad_output / len(grad))
+
+
+@execution.layer("loss")
+def softmax_cross_entropy(logits, labels):
+    """Cross entropy of softmax(logits) (N, classes) with integer labels (N,), the mean over the batch."""
+    return SoftmaxCrossEntropy.apply(logits, labels=_check_labels(logits, labels))
+
+
+class SquaredHinge(Function):
+    """Mean over batch and classes of max(0, 1 - t * logit)**2, t = +1 for the label and -1 for the others."""
+
+    def forward(self, logits, labels):
+        self.targets = -np.ones_like(logits)
+        self.targets[np.arange(len(labels)), labels] = 1
+        self.slack = np.maximum(1 - self.targets * logits, 0)
+        return (self.slack * self.slack).mean(dtype=logits.dtype)
+
+    def backward(self, grad_output):
+        return -2 * self.targets * self.slack * (grad_output / self.slack.size)
+
+
+@execution.layer("loss")
+def squared_hinge(logits, labels):
+    """Squared hinge loss of logits (N, classes) with integer labels (N,), the mean over batch and classes.
+
+    The L2-SVM of BinaryConnect and BNN (arXiv:1511.00363, arXiv:1602.02830). ValueError for other shapes or labels.
+    """
+    return SquaredHinge.apply(logits, labels=_check_labels(logits, labels))
+
+
+class SoftTargets(Function):
+    """Mean over the batch of T**2 * KL(teacher || student), both softmax(logits / T)."""
+
+    def forward(self, logits, teacher, temperature):
+        self.temperature = temperature
+        self.student, self.teacher = softmax(logits / temperature), softmax(teacher / temperature)
+        tiny = np.finfo(logits.dtype).tiny
+        divergence = self.teacher * (np.log(np.maximum(self.teacher, tiny)) - np.log(np.maximum(self.student, tiny)))
+        return logits.dtype.type(temperature**2 * divergence.sum() / len(logits))
+
+    def backward(self, grad_output):
+        return (self.student - self.teacher) * (self.temperature * grad_output / len(self.student))
+
+
+def soft_targets(logits, teacher, temperature=1.0):
+    """How far the softened classes of logits (N, classes) are from those of a teacher's logits, an array of the same shape.
+
+        temperature**2 * KL(softmax(teacher / temperature) || softmax(logits / temperature)), the mean over the batch
+
+    The square keeps gradients as large as those of hard targets (Hinton, Vinyals and Dean, arXiv:1503.02531).
+
+    Raises
+    ------
+    ValueError : shapes differ, or the temperature is not positive.
+    """
+    if np.shape(teacher) != logits.shape or not temperature > 0:
+        raise ValueError(f"soft targets need a teacher's logits of shape {logits.shape} and a temperature > 0, got shape "
+                         f"{np.shape(teacher)} and {temperature}")
+    return SoftTargets.apply(logits, teacher=np.asarray(teacher, logits.data.dtype), temperature=temperature)
+
+
+@execution.layer("loss")
+def bitwise_disagreement(logits, labels):
+    """Mean over the batch of the sum of (1 - t * tanh(logit)) / 2, t = +1 for the label and -1 for the others.
+
+    logits (N, classes), integer labels (N,). arXiv:1601.06071's count of wrong bits, with tanh for the sign.
+    """
+    labels = _check_labels(logits, labels)
+    targets = -np.ones(logits.shape, logits.data.dtype)
+    targets[np.arange(len(labels)), labels] = 1
+    agreement = (tanh(logits) * targets).sum()
+    return (agreement * (-1 / len(labels)) + float(logits.shape[1])) * 0.5

@@ -1,0 +1,123 @@
+"""Layers that change shapes: the door of a network, pooling, flattening."""
+
+import math
+
+import numpy as np
+
+from bitnet import functional
+from bitnet.module import Module
+from bitnet.tensor import Tensor
+
+
+class Images(Module):
+    """The door of a network: images (N, height, width, channels), pixels of uint8 or floats in [0, 1); others are refused."""
+
+    is_door = True
+
+    def __init__(self, height, width, channels):
+        self.height, self.width, self.channels = height, width, channels
+
+    @property
+    def shape(self):
+        return self.height, self.width, self.channels
+
+    def check(self, x):
+        """A tensor of images; ValueError where they are of another shape, type or range."""
+        if len(x.shape) != 4 or tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"the network takes images of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        if x.codes is None:
+            if x.data.dtype.kind != "f":
+                raise ValueError(f"the network takes images of uint8, or floats in [0, 1), got {x.data.dtype}")
+            low, high = np.min(x.data, initial=0), np.max(x.data, initial=0)
+            if not (low >= 0 and high <= 1):
+                raise ValueError(f"the network takes floats in [0, 1), which are pixels / 256, got {low:g} to {high:g}")
+        return x
+
+    def forward(self, x):
+        return self.check(x)
+
+    def flow(self, signal, visit):
+        if signal.shape is not None and signal.shape != self.shape:
+            raise ValueError(f"the network takes images of shape {self.shape}, got {signal.shape}")
+        return signal.with_shape(self.shape)
+
+
+class _Pool(Module):
+    def __init__(self, size, stride=None, padding=0):
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def _shape_after(self, shape):
+        if shape is None:
+            return None
+        stride = self.stride or self.size
+        height, width = ((length + 2 * self.padding - self.size) // stride + 1 for length in shape[:2])
+        if min(height, width) < 1:
+            raise ValueError(f"{self.name or 'the pool'}: a window of {self.size} does not fit shape {shape}")
+        return height, width, shape[2]
+
+
+class MaxPool(_Pool):
+    """Max pooling; codes stay codes."""
+
+    def forward(self, x):
+        return functional.max_pool(x, self.size, self.stride, self.padding)
+
+    def flow(self, signal, visit):
+        return signal.with_shape(self._shape_after(signal.shape))
+
+    @property
+    def side_by_side(self):
+        """Do its windows lie side by side, with a place in each that fits a byte?"""
+        return self.stride in (None, self.size) and self.padding == 0 and self.size < 16
+
+
+class AvgPool(_Pool):
+    """Average pooling."""
+
+    def forward(self, x):
+        return functional.avg_pool(x, self.size, self.stride, self.padding)
+
+    def flow(self, signal, visit):
+        return signal.real(self._shape_after(signal.shape))
+
+
+class Reshape(Module):
+    """(N, ...) to (N, *shape); codes stay codes."""
+
+    def __init__(self, shape):
+        self.shape = tuple(shape)
+
+    def forward(self, x):
+        return x.reshape(x.shape[0], *self.shape)
+
+    def flow(self, signal, visit):
+        if signal.shape is not None and math.prod(signal.shape) != math.prod(self.shape):
+            raise ValueError(f"shape {signal.shape} cannot become {self.shape}")
+        return signal.with_shape(self.shape)
+
+
+class Flatten(Module):
+    """(N, H, W, C) to (N, H * W * C); codes stay codes."""
+
+    def forward(self, x):
+        return x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
+
+    def flow(self, signal, visit):
+        return signal if signal.shape is None else signal.with_shape((math.prod(signal.shape),))
+
+
+class Lambda(Module):
+    """A function of a tensor as a module. It cannot be saved: a file holds no code."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def forward(self, x):
+        result = self.function(x)
+        return result if isinstance(result, Tensor) else Tensor(result)
+
+    def options(self):
+        raise ValueError("a Lambda cannot be saved: expected modules of their own kind, found a function")
+
+    def about(self):
+        return getattr(self.function, "__name__", "")

@@ -1,0 +1,31 @@
+"""Binary-Weight-Networks: one bit times the mean magnitude, of a layer (DoReFa-Net's reading) or of each filter (XNOR-Net's)."""
+
+from functools import partial
+
+from bitnet.methods.base import Method, Recipe
+from bitnet.optimizers import SGD, Tenths
+from bitnet.quantizers import BWNWeight, XNORWeight
+
+MOMENTUM = Recipe(optimizer=partial(SGD, momentum=0.9), schedule=Tenths, lr=0.01, batch_size=50)
+
+
+class BWN(Method):
+    """One scale a layer, in all layers (arXiv:1606.06160)."""
+
+    name, title, paper = "bwn", "Binary-Weight-Network, one scale a layer", "1606.06160"
+    own_bits, ends, weight_decay, recipe = (1, 32, 32), True, 1e-4, MOMENTUM
+    published = {"mnist": (0.95, "LeNet, trained by TWN's authors, about")}
+
+    def weight(self):
+        return BWNWeight()
+
+
+class BWNFilter(Method):
+    """One scale a filter (arXiv:1603.05279)."""
+
+    name, title, paper = "bwn_filter", "Binary-Weight-Network, one scale a filter", "1603.05279"
+    own_bits, clip, centre = (1, 32, 32), 1.0, True
+    note = "latent weights are centred and clipped after each step"
+
+    def weight(self):
+        return XNORWeight()

@@ -1,0 +1,15 @@
+"""A staircase of tanh bricks that hardens while a network trains ("Lego-Net"): see ``quantizers.staircase``."""
+
+from bitnet.methods.base import Method
+from bitnet.quantizers import StaircaseWeight
+
+
+class Staircase(Method):
+    """Weights that become those of DoReFa-Net, gradually."""
+
+    name, title = "staircase", 'Hardening tanh staircase ("Lego-Net")'
+    own_bits, free = (1, 32, 32), "W"
+    note = "weights are real until the last step; evaluated in their hard form"
+
+    def weight(self):
+        return StaircaseWeight(self.bits[0])

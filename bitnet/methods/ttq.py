@@ -1,0 +1,15 @@
+"""Trained Ternary Quantization (Zhu, Han, Mao and Dally, arXiv:1612.01064)."""
+
+from bitnet.methods.base import Method
+from bitnet.quantizers import TTQWeight
+
+
+class TTQ(Method):
+    """Weights in {-W_n, 0, W_p}, both learned."""
+
+    name, title, paper = "ttq", "Trained Ternary Quantization", "1612.01064"
+    own_bits = (2, 32, 32)
+    note = "published on CIFAR-10 and ImageNet only"
+
+    def weight(self):
+        return TTQWeight()

@@ -1,0 +1,101 @@
+"""The pictures of a run.
+
+matplotlib is imported when the first picture is drawn: it takes longer to load than a small model to train a few steps.
+"""
+
+import io
+
+import numpy as np
+
+from bitnet.storage.atomic import write_atomically
+
+TRAIN, TEST, INK, FAINT = "#8a93a6", "#1f5fbf", "#22262e", "#d9dce3"
+
+
+def draw_curves(path, history, title):
+    """Loss and accuracy over the epochs, in training and on the test set."""
+    figure, (loss, accuracy) = new_figure(title, 10, 4, columns=2)
+    epochs = [record["epoch"] for record in history]
+    for axes, name, scale, form in ((loss, "loss", 1, "{:.3f}"), (accuracy, "accuracy", 100, "{:.1f} %")):
+        for part, color, width in (("train", TRAIN, 1.5), ("test", TEST, 2.2)):
+            values = [scale * record[f"{part}_{name}"] for record in history]
+            label = f"{'training' if part == 'train' else 'test set'}, {form.format(values[-1])}" if values else part
+            axes.plot(epochs, values, color=color, linewidth=width, marker="o", markersize=3.5, label=label)
+        axes.set_title(name if scale == 1 else "accuracy, %", loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=FAINT, linewidth=0.7)
+        axes.legend(frameon=False)
+    loss.set_ylim(0, 1.08 * loss.dataLim.y1 if history else 1)
+    write_figure(figure, path)
+
+
+def draw_confusion(path, confusion, title, classes=None):
+    """Labels against predictions; colour is the share of the label's row, numbers are counts."""
+    figure, (axes,) = new_figure(title, 6.4, 6.2)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    # square root: a few per cent of confusion should be seen beside a diagonal near 100 %
+    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
+    for label, prediction in np.ndindex(confusion.shape):
+        if confusion[label, prediction]:
+            color = "white" if share[label, prediction] > 0.3 else INK
+            count = str(confusion[label, prediction])
+            axes.text(prediction, label, count, ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(confusion)), [str(name) for name in classes or range(len(confusion))])
+    names = [str(name) for name in classes or range(len(confusion))]
+    axes.set_yticks(range(len(confusion)), [f"{name}  ({_percent(share[c, c])})" for c, name in enumerate(names)])
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label (share that is right)")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    write_figure(figure, path)
+
+
+def _percent(share):
+    """A share in per cent, with a digit more where it would be rounded to all."""
+    return f"{share:.0%}" if share == 1 or share < 0.995 else f"{share:.1%}" if share < 0.9995 else "99.9%"
+
+
+def draw_mistakes(path, dataset, evaluation, title, rows=3, columns=8):
+    """The wrong predictions that the model was most sure of."""
+    confidence = evaluation.probabilities.max(axis=1)
+    wrong = np.flatnonzero(evaluation.predictions != dataset.targets)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]
+    figure, (axes,) = new_figure(title, 1.25 * columns, 1.65 * rows + 0.4)
+    for place, index in enumerate(wrong):
+        y, x = divmod(place, columns)
+        # one pair of axes for all pictures, each 1 x 1 in it: a grid of axes takes four times as long to draw
+        axes.imshow(dataset.images[index], cmap="gray", vmin=0, vmax=255, extent=(1.1 * x, 1.1 * x + 1, 1.45 * y + 1, 1.45 * y))
+        label, prediction = dataset.classes[dataset.targets[index]], dataset.classes[evaluation.predictions[index]]
+        text = f"{label} taken for {prediction}\n{confidence[index]:.1%} sure"
+        axes.text(1.1 * x + 0.5, 1.45 * y - 0.05, text, ha="center", va="bottom", fontsize=8, color=INK)
+    if not len(wrong):
+        axes.text(0.55 * columns, 0.7 * rows, "no mistakes", ha="center")
+    axes.set(xlim=(0, 1.1 * columns - 0.1), ylim=(1.45 * rows - 0.45, -0.4), aspect="equal")
+    axes.axis("off")
+    write_figure(figure, path)
+
+
+def new_figure(title, width, height, columns=1, rows=1):
+    """An empty figure of ``width`` x ``height`` inches, and its axes as a flat array."""
+    # without pyplot: no global state, no window, and nothing to close
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    figure.suptitle(title, fontsize=11, color=INK)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def write_figure(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    import matplotlib
+
+    image = io.BytesIO()
+    with matplotlib.rc_context({"text.usetex": False}):  # a user's own settings may ask for a LaTeX that is not there
+        figure.savefig(image, format="png", dpi=110)
+    write_atomically(path, image.getbuffer())

@@ -1,0 +1,126 @@
+"""The door for files of strangers: what may be read, and how large that may be, is checked before anything is read.
+
+Only regular files come in. Sizes that a file claims are compared with what it can hold and with what is expected. Texts of a
+file stand in error messages as plain characters, and shortened.
+"""
+
+import math
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+LARGEST_TEXT = 1 << 22  # characters of a JSON text
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded or continued. One clear sentence with what was expected and what was found."""
+
+
+def plain(text, length=200):
+    """A text from a file for a message: one line, no control characters."""
+    text = str(text)
+    text = "".join(c if c.isprintable() else " " for c in text[:4 * length])
+    return text if len(text) <= length else f"{text[:length]} ..."
+
+
+def regular(path, what):
+    """The path of a regular file that can be read; CheckpointError where it is none: a pipe would wait for ever."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "something that is no regular file"
+            raise CheckpointError(f"{path}: expected {what}, found {kind}")
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected {what}, but it cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{plain(path)}: expected {what}, found a path that there cannot be") from None
+    return path
+
+
+def _header(stream):
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject or (fortran and len(shape) > 1):
+        raise ValueError("an array of objects, or not in C order")
+    return dtype, shape
+
+
+def _open(path):
+    path = regular(path, "a frozen network")
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: expected a frozen network, found another kind of file or one cut short: "
+                              f"{plain(error)}") from None
+
+
+def peek_npz(path):
+    """Headers of the arrays in an .npz, and its text ``network``; nothing else is inflated.
+
+    Returns
+    -------
+    headers : {name: (dtype, shape)}
+    text : str
+
+    Raises
+    ------
+    CheckpointError : it is no such file, damaged, or holds something else.
+    """
+    try:
+        with _open(path) as file:
+            headers = {}
+            for info in file.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in headers or len(headers) > 10_000:
+                    raise CheckpointError(f"{path}: expected arrays of different names, found {plain(name)} twice")
+                with file.open(info) as stream:
+                    headers[name] = _header(stream)
+            dtype, shape = headers.pop("network", (np.dtype("V"), None))
+            if shape != () or dtype.kind != "U" or dtype.itemsize > 4 * LARGEST_TEXT:
+                raise CheckpointError(f"{path}: expected a frozen network, found no text of that name")
+            with file.open("network.npy") as stream:
+                return headers, str(np.lib.format.read_array(stream, allow_pickle=False))
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage meets with almost any exception
+        raise CheckpointError(f"{path}: expected a frozen network, found a damaged one: {plain(error)}") from None
+
+
+def read_arrays(path, expected):
+    """The arrays of an .npz, which must be those that are expected: {name: (dtype, shape)}.
+
+    Raises
+    ------
+    CheckpointError : others, or damaged ones; no more than what is expected is inflated.
+    """
+    headers, _ = peek_npz(path)
+    if headers.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - headers.keys()), sorted(headers.keys() - expected.keys())
+        raise CheckpointError(f"{path}: expected other arrays: missing {plain(missing[:5])}, unexpected {plain(extra[:5])}")
+    for name, (dtype, shape) in expected.items():
+        if headers[name] != (dtype, shape):
+            found = headers[name]
+            raise CheckpointError(f"{path}: expected {name} as {np.dtype(dtype)} of shape {shape}, found {found[0]} of {found[1]}")
+    # deflate makes a byte of at most 1,032: what claims more is not in there
+    claimed, taken = sum(np.dtype(d).itemsize * math.prod(s) for d, s in expected.values()), Path(path).stat().st_size
+    if claimed > 1032 * taken:
+        raise CheckpointError(f"{path}: expected arrays of {claimed:,} bytes, found a file of {taken:,}, which cannot hold them")
+    try:
+        with _open(path) as file:
+            arrays = {}
+            for name in expected:
+                with file.open(f"{name}.npy") as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            return arrays
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path}: expected a frozen network, found a damaged one: {plain(error)}") from None
