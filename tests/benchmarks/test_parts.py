@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bitnet import Tensor, execution, models, no_grad
+from bitnet import Tensor, execution, functional, layers, models, no_grad
 from bitnet.kernels.products.geometry import Conv
-from bitnet.quantizers import DoReFaActivation
+from bitnet.quantizers import DoReFaActivation, TWNWeight
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,15 @@ def test_a_peer_that_fails_is_left_out(capsys):
 def test_layers_of_the_benchmark_are_those_of_the_models():
     import conv
 
-    for name, width in (("A", 1), ("C", 0.25)):
-        model = models.svhn(name, (1, 2, 4))
+    for name in ("A", "C"):
+        model = models.svhn(name, (1, 2, 4)).eval()
         with execution.log() as records, no_grad():
             model(np.zeros((1, 40, 40, 3), np.float32))
         inner = [record for record in records if record.layer in models.INNER_LAYERS]
-        layers = conv.svhn(name, width)
+        layers = conv.svhn(name)
         assert [record.macs for record in inner] == [layer.conv.macs(1, layer.size, layer.size) for layer in layers]
         assert [record.input_shape[1] for record in inner] == [layer.size for layer in layers]
+    assert [layer.name for layer in conv.svhn("A")] == [f"SVHN-A conv{i}" for i in range(1, 7)]
 
 
 def test_executed_counts_operations_and_bytes():
@@ -99,7 +100,7 @@ def test_torch_runs_the_same_network(networks, bits):
     import torch_peer
 
     models_, images = networks
-    network = torch_peer.Network(models_[bits], bits).eval()
+    network = torch_peer.network_of(models_[bits]).eval()
     with torch.inference_mode():
         theirs = network(torch_peer.images_of(images)).numpy()
     with no_grad():
@@ -108,12 +109,56 @@ def test_torch_runs_the_same_network(networks, bits):
     assert np.median(np.abs(theirs - ours)) < 1e-3 * np.abs(ours).max()
 
 
+def trees():
+    """Networks of other shapes than SVHN's, all kinds of modules among them, and images."""
+    residual = layers.Sequential(
+        layers.Block(1, 8, 3, stride=2, padding="same"),
+        layers.Residual(layers.Block(8, 8, 3, padding="same"), layers.MaxPool(3, 1, 1)),
+        layers.Residual(layers.Block(8, 16, 3, stride=2, padding=1), shortcut=layers.Conv2d(8, 16, 1, stride=2)),
+        layers.Activation(), layers.MaxPool(3, 2, 1), layers.AvgPool(2), layers.Flatten(), layers.Linear(64, 12),
+        layers.BatchNorm(12), layers.Clip(), layers.Linear(12, 12), layers.Reshape((2, 3, 2)), layers.Dropout(),
+        layers.Conv2d(2, 5, 1, bias=True))
+    found = {"lenet": models.build("lenet"), "mlp": models.build("mlp", width=64), "residual": residual}
+    images = np.random.default_rng(0).random((8, 28, 28, 1), np.float32)
+    with no_grad():
+        for network in found.values():
+            for _ in range(3):
+                network(images)
+            network.eval()
+    return found, images
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp", "residual"])
+def test_torch_runs_any_tree(name):
+    torch = pytest.importorskip("torch")
+    import torch_peer
+
+    found, images = trees()
+    network = torch_peer.network_of(found[name], images.shape[1:]).eval()
+    with torch.inference_mode():
+        theirs = network(torch_peer.images_of(images)).numpy()
+    with no_grad():
+        ours = found[name](images).data
+    theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+    assert theirs.shape == ours.shape and np.abs(theirs - ours).max() < 1e-4 * np.abs(ours).max()
+
+
+def test_torch_says_what_it_does_not_simulate():
+    pytest.importorskip("torch")
+    import torch_peer
+
+    with pytest.raises(ValueError, match="only DoReFaWeight is simulated by PyTorch here, not TWNWeight"):
+        torch_peer.network_of(layers.Linear(4, 2, weight_quantizer=TWNWeight()), (4,))
+    with pytest.raises(ValueError, match=r"act is not compared with PyTorch: its Lambda has no counterpart"):
+        torch_peer.network_of(layers.Sequential(act=layers.Lambda(functional.tanh)), (2, 2, 1))
+
+
 def test_torch_trains_all_parameters(networks):
     torch = pytest.importorskip("torch")
     import torch_peer
 
     models_, images = networks
-    network = torch_peer.Network(models_[1, 2, 4], (1, 2, 4)).train()
+    network = torch_peer.network_of(models_[1, 2, 4]).train()
     torch.nn.functional.cross_entropy(network(torch_peer.images_of(images)), torch.arange(8)).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
@@ -142,6 +187,28 @@ def test_openvino_runs_the_same_network(networks, kind, tolerance, nhwc):
     with no_grad():
         ours = models_[32, 32, 32](Tensor(images)).data
     assert np.abs(openvino_peer.logits(models_[32, 32, 32], images, kind, nhwc) - ours).max() < tolerance * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp", "residual"])
+def test_openvino_runs_any_tree(name):
+    pytest.importorskip("openvino")
+    import openvino_peer
+
+    found, images = trees()
+    with no_grad():
+        ours = found[name](images).data
+    for kind, tolerance in (("openvino", 1e-4), ("openvino_int8", 0.3)):
+        theirs = openvino_peer.logits(found[name], images, kind)
+        assert theirs.shape == ours.shape and np.abs(theirs - ours).max() < tolerance * np.abs(ours).max()
+    assert openvino_peer.logits(found[name], images, "openvino_binary").shape == ours.shape
+
+
+def test_openvino_gets_float_networks():
+    pytest.importorskip("openvino")
+    import openvino_peer
+
+    with pytest.raises(ValueError, match=r"conv0\.act is quantized"):
+        openvino_peer.network_model(models.svhn("D"), (1, 40, 40, 3), "openvino")
 
 
 def test_openvino_binary_convolution_counts_bits():

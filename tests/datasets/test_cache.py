@@ -1,6 +1,9 @@
 """The cache: memory-mapped, never half-written, never stale."""
 
 import os
+import resource
+import subprocess
+import sys
 import threading
 import time
 
@@ -19,7 +22,7 @@ def build(calls, value=7, count=3, size=4):
     def source():
         calls.append(value)
         chunks = (np.full((1, size, size, 3), value, np.uint8) for _ in range(count))
-        return Source(np.arange(count, dtype=np.uint8), chunks, ["a note"])
+        return Source((np.arange(count) % 10).astype(np.uint8), chunks, ["a note"])
 
     return source
 
@@ -59,10 +62,11 @@ def test_a_changed_source_is_noticed_even_with_the_same_size_and_time(tmp_path, 
     assert times[0] == times[1]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "junk", "recipe", "shape", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "junk", "recipe", "shape", "missing", "pixel", "label", "notes", "huge", "pipe"])
 def test_a_damaged_file_is_built_again(own_cache, damage):
     calls = []
     images, _, _ = cached("x", {}, build(calls, count=300), SHAPE)
+    offset = images.offset
     del images
     (file,) = own_cache.iterdir()
     if damage == "cut":
@@ -71,16 +75,33 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
         os.truncate(file, 0)
     elif damage == "junk":
         file.write_bytes(b"no HDF5" * 1000)
+    elif damage == "pixel":  # one bit of one pixel
+        with open(file, "rb+") as content:
+            content.seek(offset + 5000)
+            content.write(bytes([7 ^ 1]))
+    elif damage == "pipe":
+        file.unlink()
+        os.mkfifo(file)
     else:
         with h5py.File(file, "r+") as content:
             if damage == "recipe":
                 content.attrs["recipe"] = "{}"
+            elif damage == "label":
+                content["labels"][5] = 77
+            elif damage == "notes":
+                content.attrs["notes"] = '["another note"]'
+            elif damage == "huge":
+                del content["labels"]
+                content.create_dataset("labels", (1 << 50,), np.uint8, chunks=(1 << 20,))
             else:
                 del content["labels"]
             if damage == "shape":
                 content["labels"] = np.zeros(2, np.uint8)
-    images, labels, _ = cached("x", {}, build(calls, count=300), SHAPE)
-    assert len(calls) == 2 and (images == 7).all() and len(images) == len(labels) == 300
+    images, labels, messages = cached("x", {}, build(calls, count=300), SHAPE)
+    assert len(calls) == 2 and (images == 7).all() and len(images) == len(labels) == 300 and labels[5] == 5
+    assert messages[0] == "a note" and len(messages) == 2
+    assert f"{file}: expected prepared images as they were written, found" in messages[1] and "prepared again" in messages[1]
+    assert cached("x", {}, build(calls, count=300), SHAPE)[2] == ["a note"] and len(calls) == 2  # said once
 
 
 def test_an_interrupted_write_leaves_nothing(own_cache):
@@ -139,6 +160,50 @@ def test_unwritable_with_a_full_disk(own_cache, monkeypatch):
     monkeypatch.setattr(cache_module.os, "fsync", full)
     images, _, messages = cached("x", {}, build([]), SHAPE)
     assert len(images) == 3 and "No space left" in messages[-1] and list(own_cache.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_images_are_written(own_cache):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        images, labels, messages = cached("x", {}, build([], count=300, size=64), (64, 64, 3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (images == 7).all() and len(images) == len(labels) == 300 and list(own_cache.iterdir()) == []
+    assert len(messages) == 2 and "the cache cannot be written" in messages[1] and "are kept in memory" in messages[1]
+
+
+HOMELESS = """if 1:
+    import os, sys
+    if os.getuid() == 0:
+        os.setuid(54_321)  # a user that the system does not know
+    import numpy as np
+    from bitnet.datasets import Augmentation, Loader
+    from bitnet.datasets.generated import read_generated
+    data, messages = read_generated("test", 3, 28, 0)
+    (batch,) = Loader(data, 3, augment=Augmentation()).epoch(0)
+    assert len(data) == 3 and len(messages) == 1 and "the cache cannot be written" in messages[0], messages
+    print(messages[0])
+"""
+
+
+@pytest.mark.parametrize("home", ["/dev/null", None])
+def test_without_a_home_folder(home, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "BITNET_CACHE", "XDG_CACHE_HOME")}
+    environment |= {"HOME": home} if home else {}
+    done = subprocess.run([sys.executable, "-c", HOMELESS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_of_a_very_large_file_a_part_is_checked_at_each_start(own_cache, monkeypatch):
+    calls = []
+    images, _, _ = cached("x", {}, build(calls, count=300), SHAPE)
+    (file,) = own_cache.iterdir()
+    with open(file, "rb+") as content:
+        content.seek(images.offset)
+        content.write(bytes(images.nbytes // 2))
+    monkeypatch.setattr(cache_module, "_CHECKED", images.nbytes // 10)
+    assert (cached("x", {}, build(calls, count=300), SHAPE)[0] == 7).all() and len(calls) == 2  # 31 of 300 chunks are looked at
 
 
 def test_large_sets_are_never_held_in_memory(tmp_path):

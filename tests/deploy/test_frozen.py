@@ -1,24 +1,27 @@
 """Frozen networks: the same codes and logits as the networks they were made from, from a file, on any number of threads."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bitnet
-from bitnet import layers, models
-from bitnet.checkpoint import CheckpointError
-from bitnet.codes import Codes
-from bitnet.frozen import _thresholds, freeze, size_report
+from bitnet import Residual, Sequential, layers, methods, models
+from bitnet.deploy import freeze, load_frozen, reads, size_report
+from bitnet.deploy.freezing import READERS, staircase
 from bitnet.kernels.machine import threads
-from bitnet.kernels.products.packing import pack_channels
+from bitnet.storage import CheckpointError
+
+BEFORE = Path(__file__).parents[1] / "storage" / "before" / "frozen.npz"
 
 
-def trained(model, bits, overrides=None):
+def trained(net):
     """A network whose batch norms have slopes of both signs, one of them 0."""
-    net, rng = models.svhn(model, bits, overrides, seed=1), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, buffer in net.named_buffers().items():
-        buffer[...] = rng.normal(0, 0.3, buffer.shape) if name.endswith("mean") else rng.uniform(0.2, 2, buffer.shape)
+        if "running" in name:
+            buffer[...] = rng.normal(0, 0.3, buffer.shape) if name.endswith("mean") else rng.uniform(0.2, 2, buffer.shape)
     for name, parameter in net.named_parameters().items():
         if name.endswith("gamma"):
             parameter.data[...] = rng.normal(0.4, 0.6, parameter.shape)
@@ -28,58 +31,88 @@ def trained(model, bits, overrides=None):
     return net.eval()
 
 
-def images(count=21):
-    return np.random.default_rng(2).random((count, 40, 40, 3), dtype=np.float32)
+def pixels(shape, count=9):
+    return np.random.default_rng(2).integers(0, 256, (count, *shape)).astype(np.uint8)
 
 
-def codes_of(net, x):
-    """Codes that each inner layer of the unfrozen network receives."""
-    seen, unfrozen = [], [getattr(net, name) for name in models.INNER_LAYERS]
-    for layer in unfrozen:
-        def forward(x, layer=layer):
-            seen.append(x.codes)
-            return layers.Conv2d.forward(layer, x)
-
-        layer.__dict__["forward"] = forward
-    try:
-        with bitnet.no_grad(), layers.unfused():
-            net(x)
-    finally:
-        for layer in unfrozen:
-            del layer.__dict__["forward"]
-    return seen
+def lenet(method):
+    return method.apply(Sequential(
+        images=layers.Images(28, 28, 1), block0=layers.Block(1, 8, 5, pool=2, order="conv pool norm act"),
+        block1=layers.Block(8, 16, 5, pool=2, order="conv pool norm act"), block2=layers.Block(16, 33, 4),
+        fc=layers.Conv2d(33, 10, 1, bias=True), flatten=layers.Flatten()), seed=1)
 
 
-CASES = [("D", (1, 2, 4), None), ("D", (1, 1, 4), None), ("C", (2, 3, 8), None), ("D", (8, 4, 4), None),
-         ("D", (1, 2, 4), {"conv3": (3, 1, 4), "conv6": (2, 5, 4)})]
+def own_tree(method):
+    return method.apply(Sequential(
+        images=layers.Images(16, 18, 3),
+        first=layers.Block(3, 24, 3, padding="same", pool=2),
+        body=Sequential(Residual(layers.Block(24, 24, 3, padding="same", groups=24), layers.Block(24, 24, 1)),
+                        layers.Block(24, 40, 3, stride=2, padding=1)),
+        short=Residual(layers.Block(40, 20, 1), shortcut=layers.Conv2d(40, 20, 1)),
+        pool=layers.AvgPool(2), flatten=layers.Flatten(), fc=layers.Linear(20 * 2 * 2, 5)), seed=2)
 
 
-@pytest.mark.parametrize(("model", "bits", "overrides"), CASES)
-def test_every_code_and_every_logit_is_the_unfrozen_networks(model, bits, overrides):
-    net, x = trained(model, bits, overrides), images()
-    network = freeze(net)
-    packed = network.codes(x)
-    for codes, words, layer in zip(codes_of(net, x), packed, network.inner, strict=True):
-        np.testing.assert_array_equal(words, pack_channels(Codes(codes.values, codes.bits, "unsigned"), 1, layer.conv.padding))
+CASES = {f"svhn {bits}": (lambda bits=bits: models.svhn("D", bits)) for bits in
+         ((1, 2, 4), (1, 1, 32), (2, 3, 4), (8, 8, 8), (1, 4, 4), (1, 32, 32), (32, 2, 32), (32, 32, 32))}
+CASES |= {"overrides": lambda: models.svhn("D", overrides={"conv3": (3, 1, 4), "conv6": (2, 5, 4)})}
+CASES |= {name: (lambda name=name: lenet(methods.get(name)())) for name in methods.names() if name != "bitwise"}
+CASES |= {f"svhn {name}": (lambda name=name: methods.build(name, "svhn", model="D")) for name in
+          ("bnn", "xnor_release", "twn", "ttq", "gxnor", "qnn")}
+CASES |= {"bitwise": lambda: methods.Bitwise().apply(models.build("mlp", width=40), seed=0),
+          "twn in few bits": lambda: lenet(methods.TWN(2, 2, 4)), "ttq in few bits": lambda: lenet(methods.TTQ(2, 1, 32)),
+          "bnn mlp": lambda: methods.BNN().apply(models.build("mlp", width=70), seed=0),
+          "own dorefa": lambda: own_tree(methods.DoReFa(1, 2, 4)), "own ternary": lambda: own_tree(methods.GXNOR()),
+          "own float": lambda: own_tree(methods.Float())}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_code_and_every_logit_is_the_unfrozen_networks(case, tmp_path):
+    net = trained(CASES[case]())
+    if case == "bitwise":
+        [module.start_bits() for module in net if isinstance(module, layers.BitwiseLinear)]
+    x, network = pixels(net.input_shape), freeze(net)
+    expected, y = {}, x
     with bitnet.no_grad():
-        np.testing.assert_array_equal(network(x).data, net(x).data)
+        for name, module in net.layers.items():
+            y = module(y)
+            if y.codes is not None:
+                expected[name] = y.codes
+    np.testing.assert_array_equal(network(x).data, y.data)
+    np.testing.assert_array_equal(network(x / np.float32(256)).data, y.data)
+    codes = network.codes(x)
+    for name in codes.keys() & expected.keys():
+        np.testing.assert_array_equal(codes[name].values.reshape(expected[name].shape), expected[name].values)
+        assert (codes[name].bits, codes[name].encoding) == (expected[name].bits, expected[name].encoding)
+    network.save(tmp_path / "net.npz")
+    again = load_frozen(tmp_path / "net.npz")
+    np.testing.assert_array_equal(again(x).data, y.data)
+    assert again.summary() == network.summary()
 
 
-def test_a_file_gives_the_same_network_and_numpy_reads_it(tmp_path):
-    net, x, path = trained("D", (2, 2, 4)), images(5), tmp_path / "net.npz"
+def test_inner_blocks_become_integer_stages():
+    network = freeze(trained(models.svhn("D", (1, 2, 4))))
+    assert [stage.kind for stage in network.stages][:7] == ["first", *["thresholds"] * 5, "product"]
+    assert {"conv1", "conv5"} <= network.codes(pixels((40, 40, 3))).keys()
+    network = freeze(trained(lenet(methods.BNN())))
+    assert [stage.kind for stage in network.stages].count("thresholds") == 3
+
+
+def test_numpy_reads_a_file(tmp_path):
+    net, path = trained(models.svhn("D", (2, 2, 4))), tmp_path / "net.npz"
     bitnet.save(path, freeze(net))
-    np.testing.assert_array_equal(bitnet.load(path)(x).data, freeze(net)(x).data)
     with np.load(path, allow_pickle=False) as file:
-        layer = json.loads(str(file["network"]))["layers"][2]
-        bits = np.unpackbits(file[f"{layer['name']}.planes"], axis=1, count=int(np.prod(layer["shape"])), bitorder="little")
-    values = bits[0] + 2 * bits[1]
-    codes = net.conv3.weight_quantizer.encode(net.conv3.weight.data)
-    np.testing.assert_array_equal(values.reshape(layer["shape"]), codes.values)
+        stages = {stage["name"]: stage for stage in json.loads(str(file["network"]))["stages"]}
+        assert stages["conv3"]["kind"] == "thresholds" and stages["conv3"]["weight"]["bits"] == 2
+        shape = net.conv3.conv.weight.shape
+        bits = np.unpackbits(file["conv3.planes"], axis=1, count=int(np.prod(shape)), bitorder="little")
+    codes = net.conv3.conv.quantized_weight().codes
+    np.testing.assert_array_equal((bits[0] + 2 * bits[1]).reshape(shape), codes.values)
     assert "times smaller" in size_report(freeze(net), path)
 
 
 def test_threads_do_not_change_a_bit():
-    network, x, before = freeze(trained("D", (1, 2, 4))), images(40), threads.get_threads()
+    net, x, before = trained(models.svhn("D", (1, 2, 4))), pixels((40, 40, 3), 70), threads.get_threads()
+    network = freeze(net)
     try:
         results = []
         for count in (1, 3):
@@ -88,33 +121,134 @@ def test_threads_do_not_change_a_bit():
     finally:
         threads.set_threads(before)
     np.testing.assert_array_equal(*results)
+    with bitnet.no_grad():
+        np.testing.assert_array_equal(network(x[:1]).data, net(x[:1]).data)
+    assert network(x[:0]).shape == (0, 10)
 
 
 def test_thresholds_are_where_the_float_staircase_steps():
     rng = np.random.default_rng(3)
-    scale, shift = rng.normal(0, 1, 50), rng.normal(0.3, 0.5, 50)
+    scale, shift = rng.normal(0, 1, 50).astype(np.float32), rng.normal(0.3, 0.5, 50).astype(np.float32)
     scale[:2] = 0
-    sign, thresholds = _thresholds(0.01, scale, shift, 3, 400)
+
+    def code(sums):
+        z = (sums * 0.01).astype(np.float32) * scale + shift
+        return np.rint(np.float32(7) * np.clip(z, np.float32(0), np.float32(1)))
+
+    sign = np.where(scale < 0, -1, 1)
+    thresholds = staircase(code, sign, 400, 7)
     accum = np.arange(-400, 401)[:, None]
-    z = (accum * 0.01).astype(np.float32) * scale.astype(np.float32) + shift.astype(np.float32)
-    expected = np.rint(np.float32(7) * np.clip(z, np.float32(0), np.float32(1)))
-    np.testing.assert_array_equal(((accum * sign)[:, None, :] >= thresholds).sum(axis=1), expected)
+    np.testing.assert_array_equal(((accum * sign)[:, None, :] >= thresholds).sum(axis=1), code(accum))
 
 
-def test_what_cannot_be_frozen_is_refused():
-    with pytest.raises(ValueError, match="1 to 8 bits, conv1 has 1 and 32"):
-        freeze(models.svhn("D", (1, 32, 32)))
-    with pytest.raises(ValueError, match="takes a network of"):
-        freeze(layers.Flatten())
+@pytest.mark.parametrize("make, message", [
+    (lambda: np.zeros((1, 40, 40, 3), np.int64), "pixels of uint8, or floats of 32 or 64 bits, got int64"),
+    (lambda: np.full((1, 40, 40, 3), 200, np.float32), "floats from 0 to 1, which are pixels / 256, got 200 to 200"),
+    (lambda: np.full((1, 40, 40, 3), -0.5, np.float32), "got -0.5 to -0.5"),
+    (lambda: np.full((1, 40, 40, 3), np.nan, np.float32), "got nan to nan"),
+    (lambda: np.zeros((1, 32, 40, 3), np.uint8), r"shape \(N, 40, 40, 3\), got \(1, 32, 40, 3\)"),
+])
+def test_other_images_than_the_network_was_trained_on_are_refused(make, message):
+    network = freeze(models.svhn("D", (1, 2, 4)).eval())
+    with pytest.raises(ValueError, match=message):
+        network(make())
 
 
-def test_a_damaged_file_is_refused(tmp_path):
+class Doubled(layers.Module):
+    """A layer of one's own."""
+
+    def forward(self, x):
+        return x * 2.0
+
+
+def test_what_cannot_be_frozen_is_named_and_can_be_taught():
+    net = Sequential(images=layers.Images(6, 6, 3), flatten=layers.Flatten(), twice=Doubled(), fc=layers.Linear(108, 2)).eval()
+    with pytest.raises(ValueError, match="twice cannot be frozen: there is no reader .* for Doubled"):
+        freeze(net)
+    with pytest.raises(ValueError, match="0 cannot be frozen: a Lambda is a function of one's own"):
+        freeze(Sequential(layers.Lambda(np.abs)), (4,))
+    with pytest.raises(ValueError, match="expected freeze"):
+        freeze(Sequential(layers.Linear(3, 2)))
+    with pytest.raises(ValueError, match="takes a network, a tree of modules, got int"):
+        freeze(3)
+
+    @reads(Doubled)
+    def _(module, name, out):
+        from bitnet.deploy.stages import Affine
+
+        out.add(Affine, name, scale=np.full(out.wire.shape[-1], 2, np.float32), shift=np.zeros(out.wire.shape[-1], np.float32))
+
+    try:
+        with bitnet.no_grad():
+            np.testing.assert_array_equal(freeze(net)(pixels((6, 6, 3))).data, net(pixels((6, 6, 3))).data)
+    finally:
+        del READERS[Doubled]
+
+
+@pytest.fixture
+def file(tmp_path):
     path = tmp_path / "net.npz"
-    freeze(trained("D", (1, 1, 4))).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2])
-    with pytest.raises(CheckpointError):
+    freeze(trained(models.svhn("D", (1, 2, 4)))).save(path)
+    with np.load(path) as content:
+        return path, {name: content[name] for name in content.files}
+
+
+def damaged(arrays, **changes):
+    return {name: array for name, array in (arrays | changes).items() if array is not None}
+
+
+def stages_with(arrays, change):
+    network = json.loads(str(arrays["network"]))
+    change(network)
+    return {"network": np.array(json.dumps(network))}
+
+
+@pytest.mark.parametrize("change", [
+    lambda arrays: {"conv2.thresholds": arrays["conv2.thresholds"][:1]},           # one row of three
+    lambda arrays: {"conv2.planes": arrays["conv2.planes"][:, :-9]},               # 9 bytes short
+    lambda arrays: {"conv2.planes": arrays["conv2.planes"].astype(np.int64)},
+    lambda arrays: {"conv2.thresholds": arrays["conv2.thresholds"][::-1].copy()},  # falling
+    lambda arrays: {"conv2.sign": np.zeros_like(arrays["conv2.sign"])},
+    lambda arrays: {"fc.bias": None},
+    lambda arrays: {"more": np.zeros(3)},
+    lambda arrays: {"fc.weight": np.array([object()])},
+    lambda arrays: stages_with(arrays, lambda network: network.update(version=3)),
+    lambda arrays: stages_with(arrays, lambda network: network.update(stages=3)),
+    lambda arrays: stages_with(arrays, lambda network: network.update(input=[40, 40, 10**9])),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"].reverse()),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"].pop(3)),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"][2]["weight"].update(bits=32)),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(out=10**7)),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(kernel=[3, "3"])),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(name="../x")),
+    lambda arrays: {"network": np.array("[" * 100_000)},
+])
+def test_a_file_that_lies_is_refused_before_anything_is_built(file, change):
+    path, arrays = file
+    np.savez_compressed(path, **damaged(arrays, **change(arrays)))
+    with pytest.raises(CheckpointError, match="net.npz: expected") as caught:
         bitnet.load(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1500
+
+
+def test_a_damaged_file_is_refused(file):
+    path, _ = file
+    content = path.read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 30):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            bitnet.load(path)
     np.savez(path, other=np.arange(3))
     with pytest.raises(CheckpointError, match="expected a frozen network"):
         bitnet.load(path)
+
+
+@pytest.mark.parametrize("change", [lambda config: config.update(bits=[1, 32, 32]), lambda config: config.update(model="Z"),
+                                    lambda config: config.update(overrides={"conv9": [1, 1, 1]}),
+                                    lambda config: config.update(bits=[8, 2, 4])])
+def test_files_of_version_1_do_not_lie_either(tmp_path, change):
+    with np.load(BEFORE) as content:
+        arrays = {name: content[name] for name in content.files}
+    np.savez(tmp_path / "old.npz", **arrays | stages_with(arrays, lambda network: change(network["config"])))
+    with pytest.raises(CheckpointError, match="old.npz: expected"):
+        bitnet.load(tmp_path / "old.npz")

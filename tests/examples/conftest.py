@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from bitnet import methods
+from bitnet import layers, models, networks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -51,8 +51,15 @@ def in_process(capsys):
 @pytest.fixture
 def small_networks(monkeypatch):
     """The networks of the methods for MNIST, narrow."""
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(64, 0, 0, 1)] * 3))
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(8, 5, 0, 2), (16, 5, 0, 2), (64, 0, 0, 1)]))
+    def lenet(seed=0):
+        rng, order = np.random.default_rng(seed), "conv pool norm act"
+        return layers.Sequential(
+            images=layers.Images(28, 28, 1), block0=layers.Block(1, 8, 5, pool=2, order=order, rng=rng),
+            block1=layers.Block(8, 16, 5, pool=2, order=order, rng=rng), block2=layers.Block(16, 64, 4, order=order, rng=rng),
+            fc=layers.Conv2d(64, 10, 1, bias=True, rng=rng), flatten=layers.Flatten())
+
+    monkeypatch.setitem(networks.NETWORKS, "mlp", lambda width=0, seed=0: models.mlp(width=64, seed=seed))
+    monkeypatch.setitem(networks.NETWORKS, "lenet", lenet)
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ def test_dorefas_table(run, svhn):
 
 def test_the_whole_table_is_there(compare_methods):
     chosen = compare_methods.entries(compare_methods.parse(["--table-1"]))
-    assert len(chosen) == 4 * len(methods.TABLE_1) and len({entry.name for entry in chosen}) == len(chosen)
+    assert len(chosen) == 4 * len(compare_methods.TABLE_1) and len({entry.name for entry in chosen}) == len(chosen)
     assert all(entry.published() for entry in chosen) and {entry.batch_size for entry in chosen} == {32}
 
 

@@ -56,7 +56,7 @@ def test_a_bad_model(predict, picture, tmp_path, capsys, content):
         (tmp_path / "m.h5").write_bytes(content)
     assert predict.main([str(tmp_path / "m.h5"), str(picture)]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and re.fullmatch(r"predict\.py: .*m\.h5: expected a checkpoint.*\n", err)
+    assert out == "" and re.fullmatch(r"predict\.py: .*m\.h5: expected a (checkpoint|network).*\n", err)
 
 
 def test_no_picture(predict, model, capsys):

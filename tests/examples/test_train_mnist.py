@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitnet import models, save
-from bitnet.checkpoint import load_checkpoint
+from bitnet import load, models, no_grad, save
+from bitnet.storage import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -34,9 +34,9 @@ def test_what_it_prints_and_writes(run):
     assert "Binarized Neural Network in (1,1,32) bits" in out and "1,1,32" in out and out.count("epoch ") == 2
     assert "profile of 10 steps" in out
     assert {path.name for path in run.out.iterdir()} == {"checkpoint.h5", "metrics.jsonl", "curves.png", "confusion.png",
-                                                         "mistakes.png", "inside.png"}  # fmt: skip
+                                                         "mistakes.png", "inside.png", "frozen.npz"}  # fmt: skip
     history = [json.loads(line) for line in (run.out / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in history] == [1, 2] and set(history[0]["inside"]["weights"]) >= {"block0.conv", "fc"}
+    assert [record["epoch"] for record in history] == [1, 2] and set(history[0]["inside"]["weights"]) >= {"block0", "fc"}
     for picture in run.out.glob("*.png"):
         assert Image.open(picture).size > (500, 300)
 
@@ -58,7 +58,9 @@ def test_bits_models_rates_and_a_teacher(run, tmp_path, predict, mnist, capsys):
     more = load_checkpoint(run.out / "checkpoint.h5").more
     assert [record["lr"] for record in more["history"]] == [0.02, 0.01, 0.005]
     assert more["config"]["bits"] == [2, 2, 4] and more["config"]["teacher"].endswith("checkpoint.h5")
-    Image.fromarray(np.full((28, 28), 100, np.uint8)).save(tmp_path / "digit.png")
+    paper = np.full((60, 50), 230, np.uint8)
+    paper[10:50, 22:28] = 30  # a stroke of a pen
+    Image.fromarray(paper).save(tmp_path / "digit.png")
     assert predict.main([str(run.out / "checkpoint.h5"), str(tmp_path / "digit.png")]) == 0
     assert str(tmp_path / "digit.png") in capsys.readouterr().out
 
@@ -72,7 +74,7 @@ def test_a_teacher_for_other_images(run, tmp_path):
 @pytest.mark.parametrize("options, parts", [
     (["--method", "tnw"], ["invalid choice: 'tnw'"]),
     (["--method", "twn", "--bits", "1,32,32"], ["twn has 2 bits for W, got 1"]),
-    (["--method", "bitwise", "--model", "lenet"], ["bitwise is a multilayer perceptron for MNIST, got 'lenet'"]),
+    (["--method", "bitwise", "--model", "lenet"], ["a Bitwise Neural Network is a multilayer perceptron"]),
     (["--teacher", "nowhere.h5"], ["nowhere.h5", "cannot be read"]),
     (["--data", "/nowhere"], ["expected train-images-idx3-ubyte", "no such folder"]),
     (["--resume"], ["found no checkpoint.h5"]),
@@ -95,7 +97,10 @@ def test_other_methods_on_svhn(svhn, train_svhn, tmp_path, capsys):
     assert train_svhn.main([*arguments, "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "model D, Binarized Neural Network in (1,1,32) bits, batches" in out
-    assert not (tmp_path / "run" / "frozen.npz").exists()
+    images = np.zeros((2, 40, 40, 3), np.uint8)
+    with no_grad():
+        expected = load(tmp_path / "run" / "checkpoint.h5")(images).data
+    np.testing.assert_array_equal(load(tmp_path / "run" / "frozen.npz")(images).data, expected)
     assert train_svhn.main(["--resume", "--data", str(svhn), "--epochs", "2", "--out", str(tmp_path / "run")]) == 0
     more = load_checkpoint(tmp_path / "run" / "checkpoint.h5").more
     assert more["config"]["method"] == "bnn" and more["config"]["bits"] == [1, 1, 32] and more["epoch"] == 2

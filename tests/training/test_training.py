@@ -7,10 +7,12 @@ import signal
 import numpy as np
 import pytest
 
-from bitnet import models, random
-from bitnet.checkpoint import CheckpointError, load_checkpoint
+from bitnet import layers, models, random, save
+from bitnet.datasets import Digits
+from bitnet.storage import CheckpointError, load_checkpoint
 from bitnet.tensor import Tensor
-from bitnet.training import Callback, Evaluation, NonFiniteError, StopRequest, all_finite, evaluate, fingerprint
+from bitnet.kernels.machine.arrays import all_finite
+from bitnet.training import Callback, Evaluation, NonFiniteError, StopRequest, evaluate, fingerprint
 
 TIMES = ("seconds", "step_seconds")
 
@@ -139,10 +141,10 @@ def test_other_data_are_refused(make, train):
     make(epochs=1).save()
     images = train.images.copy()
     images[0, 0, 0, 0] ^= 1
-    other = type(train)(images, train.labels, train.name)
+    other = Digits(images, train.labels, train.name)
     with pytest.raises(CheckpointError, match=r"training data 'coloured train' \(48 images, fingerprint"):
         make(digits=other).resume()
-    assert fingerprint(other) != fingerprint(train) == fingerprint(type(train)(train.images, train.labels, train.name))
+    assert fingerprint(other) != fingerprint(train) == fingerprint(Digits(train.images, train.labels, train.name))
 
 
 def test_fewer_epochs_than_trained_are_refused(make):
@@ -152,8 +154,6 @@ def test_fewer_epochs_than_trained_are_refused(make):
 
 
 def test_a_model_without_its_run_is_refused(make, tmp_path):
-    from bitnet import save
-
     save(tmp_path / "c.h5", models.svhn("D", (1, 2, 4), seed=0))
     with pytest.raises(CheckpointError, match="expected the checkpoint of a run, found a saved model"):
         make().resume()
@@ -186,13 +186,13 @@ class TestNonFinite:
         assert all("forward" not in vars(module) for module in trainer.model.named_modules().values())
 
     def test_an_overflow_that_a_quantizer_hides_from_the_loss_is_noticed(self, make):
-        trainer = make(callbacks=[Poison("conv2.weight", 3e38)])
-        with pytest.raises(NonFiniteError, match=r"in step 4 .* loss of \d.*; it began in layer (conv2|bn2): its output is"):
+        trainer = make(callbacks=[Poison("conv2.conv.weight", 3e38)])
+        with pytest.raises(NonFiniteError, match=r"in step 4 .* loss of \d.*; it began in layer conv2.(conv|norm): its output is"):
             trainer.run()
 
     def test_a_parameter_that_is_not_finite_is_noticed_at_once(self, make):
-        with pytest.raises(NonFiniteError, match="of step 4 of epoch 1; it began in layer conv0: its weight is not"):
-            make(callbacks=[Poison("conv0.weight", np.nan)]).run()
+        with pytest.raises(NonFiniteError, match="of step 4 of epoch 1; it began in layer conv0.conv: its weight is not"):
+            make(callbacks=[Poison("conv0.conv.weight", np.nan)]).run()
 
     def test_a_gradient_that_is_not_finite_stops_before_the_update(self, make, monkeypatch):
         trainer = make()
@@ -203,16 +203,16 @@ class TestNonFinite:
         def poisoned(tensor):
             backward(tensor)
             if len(seen) == 2:
-                trainer.model.conv3.weight.grad[0, 0, 0, 0] = np.inf
+                trainer.model.conv3.conv.weight.grad[0, 0, 0, 0] = np.inf
 
         monkeypatch.setattr(Tensor, "backward", poisoned)
-        with pytest.raises(NonFiniteError, match="step 3 of epoch 1; it began in layer conv3: the gradient of its weight"):
+        with pytest.raises(NonFiniteError, match="step 3 of epoch 1; it began in layer conv3.conv: the gradient of its weight"):
             trainer.run()
         assert len(seen) == 2
 
     def test_a_state_that_is_not_finite_is_never_saved(self, make, tmp_path):
-        trainer = make(callbacks=[Poison("conv0.weight", np.inf, step=4)], save_every=2)
-        with pytest.raises(NonFiniteError, match=r"before step 5 of epoch 1: conv0\.weight is not finite"):
+        trainer = make(callbacks=[Poison("conv0.conv.weight", np.inf, step=4)], save_every=2)
+        with pytest.raises(NonFiniteError, match=r"before step 5 of epoch 1: conv0\.conv\.weight is not finite"):
             trainer.run()
         assert load_checkpoint(tmp_path / "c.h5").more["step"] == 2
 

@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 from bitnet.kernels.machine import threads
+from bitnet.kernels.pointwise import quantize
 
 NUMPYS_BLAS = ThreadpoolController().select(user_api="blas")
 
@@ -184,25 +185,174 @@ def test_an_observer_does_not_hear_of_calls_that_failed(thread_count):
     assert len(heard) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_forked_process_gets_threads_of_its_own(thread_count):
+def test_an_observer_hears_of_its_own_python_thread_only(thread_count):
+    thread_count(1)
+    heard, other = [], []
+
+    def inner(start, stop):
+        pass
+
+    def elsewhere():
+        threads.run(inner, 2)
+        with threads.observe(lambda function, seconds: other.append(function)):
+            threads.run(inner, 2)
+
+    with threads.observe(lambda function, seconds: heard.append(function)):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert heard == [] and other == [inner]
+        threads.run(inner, 2)
+    assert heard == other == [inner]
+
+
+def test_numpys_errors_are_those_of_the_caller_in_all_threads(thread_count):
     thread_count(3)
     together = threading.Barrier(3, timeout=20)
-    threads.run(lambda start, stop: together.wait(), 3)  # the parent's pool has threads, the child's has none of them
+    seen = []
+
+    def work(start, stop):
+        together.wait()
+        seen.append(np.geterr()["over"])
+        np.float32(1e38) * np.float32(10)
+
+    with np.errstate(over="ignore"):
+        threads.run(work, 3)
+    assert seen == ["ignore"] * 3
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        threads.run(work, 3)
+
+
+@pytest.mark.parametrize("variables, expected", [
+    ({}, 4), ({"OMP_NUM_THREADS": "3"}, 3), ({"NUMBA_NUM_THREADS": "2"}, 2), ({"OMP_NUM_THREADS": "9"}, 4),
+    ({"OMP_NUM_THREADS": "2,1", "NUMBA_NUM_THREADS": "3"}, 2), ({"OMP_NUM_THREADS": "0"}, 4), ({"OMP_NUM_THREADS": "-1"}, 4),
+    ({"NUMBA_NUM_THREADS": "many", "OMP_NUM_THREADS": ""}, 4), ({"NUMBA_NUM_THREADS": " 1 "}, 1), ({"OMP_NUM_THREADS": "²"}, 4),
+])
+def test_the_environment_bounds_the_default_number_of_threads(variables, expected, monkeypatch, thread_count):
+    monkeypatch.setattr(threads, "_processors", 4)
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert threads._default_threads() == expected
+    thread_count(7)  # a program that says how many has its way
+    assert threads.get_threads() == 7
+
+
+def in_a_child(function):
+    """The exit status of a forked process that calls ``function``: 0 unless it raises or takes more than 20 seconds."""
     sys.stdout.flush()
     child = os.fork()
     if not child:
         status = 1
         try:
             signal.alarm(20)  # a child that waits for threads it does not have must not outlive the test
-            together = threading.Barrier(3, timeout=15)
-            threads.run(lambda start, stop: together.wait(), 3)
+            function()
             status = 0
         finally:
             os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+    return os.waitpid(child, 0)[1]
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+unwarned = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+@forks
+@unwarned
+def test_a_forked_process_gets_threads_of_its_own(thread_count):
+    thread_count(3)
+    together = threading.Barrier(3, timeout=20)
+    threads.run(lambda start, stop: together.wait(), 3)  # the parent's pool has threads, the child's has none of them
+
+    def meet():
+        together = threading.Barrier(3, timeout=15)
+        threads.run(lambda start, stop: together.wait(), 3)
+
+    assert in_a_child(meet) == 0
     threads.run(lambda start, stop: together.wait(), 3)  # the parent's still work
+
+
+@forks
+@unwarned
+@pytest.mark.parametrize("name", ["_grow", "_blas_lock"])
+def test_a_process_forked_while_another_thread_holds_a_lock_does_not_wait_for_it(name, thread_count):
+    thread_count(2)
+    taken, release = threading.Event(), threading.Event()
+
+    def hold():
+        with getattr(threads, name):
+            taken.set()
+            release.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(20)
+
+    def use():
+        together = threading.Barrier(2, timeout=15)
+        threads.run(lambda start, stop: together.wait(), 2)
+        with threads.serial_blas():
+            pass
+
+    try:
+        assert in_a_child(use) == 0
+    finally:
+        release.set()
+        holder.join()
+
+
+@forks
+@unwarned
+def test_blocks_of_other_threads_end_with_a_fork(two_blas_threads):
+    inside, release = threading.Event(), threading.Event()
+
+    def stay():
+        with threads.serial_blas():
+            inside.set()
+            release.wait(20)
+
+    other = threading.Thread(target=stay)
+    other.start()
+    assert inside.wait(20)
+
+    def use():
+        with threads.serial_blas():
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == two_blas_threads  # nobody is left whom it had to wait for
+
+    def use_inside():
+        assert threads._serial_blocks == 1  # its own
+
+    try:
+        assert in_a_child(use) == 0
+        with threads.serial_blas():
+            assert in_a_child(use_inside) == 0
+    finally:
+        release.set()
+        other.join()
+    assert blas_threads() == two_blas_threads
+
+
+def test_kernels_of_two_python_threads_at_a_time(thread_count):
+    thread_count(2)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((40, 50, 60)).astype(np.float32) for _ in range(2)]
+    expected = [np.clip(array, 0, 1) for array in arrays]
+    wrong = []
+
+    def caller(which):
+        for _ in range(50):
+            if not np.array_equal(quantize.clip(arrays[which], 0, 1), expected[which]):
+                wrong.append(which)
+
+    callers = [threading.Thread(target=caller, args=(which,)) for which in range(2)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join(60)
+        assert not one.is_alive()
+    assert not wrong
 
 
 def blas_threads():

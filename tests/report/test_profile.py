@@ -6,13 +6,14 @@ import types
 import numpy as np
 import pytest
 
-from bitnet import execution, models, optimizers, profile, use_kernels
+from bitnet import execution, models, optimizers, use_kernels
+from bitnet.report import profile
 from bitnet import functional as F
-from bitnet.checkpoint import load_checkpoint
+from bitnet.storage import load_checkpoint
 from bitnet.execution import Record
 from bitnet.kernels.machine import threads
 from bitnet.layers import unfused
-from bitnet.profile import KINDS, Profile, ProfileSteps, kind_of, speed_up
+from bitnet.report.profile import KINDS, Profile, ProfileSteps, kind_of, speed_up
 
 LIMITS = {"popcount_gmacs": 1000.0, "byte_gmacs": 200.0, "float_gmacs": 50.0}
 
@@ -53,7 +54,7 @@ def made_up(clock):
                     with execution.path("forward"):
                         clock.kernel("packing", "_pack_channels", 0.001)
                         clock.kernel("tiles", "spatial", 0.002)
-                        execution._log.append(Record("conv1", "forward", "popcount", (2, 1), 500_000_000, (), ()))
+                        execution._log.value.append(Record("conv1", "forward", "popcount", (2, 1), 500_000_000, (), ()))
                         clock.now += 0.001
                     clock.kernel("elementwise", "_adam", 0.0015)
                     with execution.path("input_grad"):
@@ -228,7 +229,7 @@ def test_training_is_the_same_and_told_once(make, tmp_path, capsys, limits, opti
     assert arrays(tmp_path / "with.h5") == arrays(tmp_path / "without.h5")
     out = capsys.readouterr().out
     assert told == [""] and out.startswith(f"profile of {steps} steps, ") and out.endswith("the limits\n")
-    assert threads._observer is None and execution._watcher is None and execution._log is None
+    assert threads._observer.get() is None and execution._watcher.value is None and execution._log.value is None
     assert watcher.profile.macs["conv1", "forward"] == steps * watcher.profile.products["conv1", "forward"].macs
 
 
@@ -243,4 +244,4 @@ def test_it_can_be_stopped_halfway(make, limits, capsys):
     assert not trainer.run(stop=lambda: trainer.step == 4)
     watcher.close()
     watcher.close()
-    assert watcher.profile.steps == 3 and threads._observer is None and capsys.readouterr().out == ""
+    assert watcher.profile.steps == 3 and threads._observer.get() is None and capsys.readouterr().out == ""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitnet import methods, random
+from bitnet import layers, methods, models, random
 from bitnet.datasets import Digits
-from bitnet.inside import Inside, draw_inside
+from bitnet.report.inside import Inside, draw_inside
 from bitnet.quantizers import DoReFaGradient
 from bitnet.training import Trainer
 
@@ -32,7 +32,7 @@ def record(make):
 def test_all_layers_and_activations_are_there(record):
     inner = {f"conv{i}" for i in range(1, 7)}
     assert set(record[1]["weights"]) == set(record[1]["gradients"]) == inner
-    assert set(record[1]["activations"]) == {f"act{i}" for i in range(6)}
+    assert set(record[1]["activations"]) == {f"conv{i}.act" for i in range(6)}
 
 
 def test_shares_are_shares(record):
@@ -40,7 +40,7 @@ def test_shares_are_shares(record):
         for entry in record[1][part].values():
             assert sum(entry["codes"]) == pytest.approx(1, abs=1e-3)
     trainer, inside = record
-    weight = trainer.model.conv3.weight.data
+    weight = trainer.model.conv3.conv.weight.data
     assert inside["weights"]["conv3"]["codes"][1] == pytest.approx(np.mean(weight >= 0), abs=1e-4)
     assert inside["weights"]["conv3"]["flipped"] < 0.5
     for entry in inside["activations"].values():
@@ -51,7 +51,7 @@ def test_flips_are_counted_between_the_ends_of_epochs(make):
     inside = Inside(samples=8, draws=1)
     trainer = make(epochs=1, callbacks=[inside])
     trainer.run()
-    weight = trainer.model.conv2.weight.data
+    weight = trainer.model.conv2.conv.weight.data
     weight[weight.shape[0] // 2:] *= -1  # two of three rows of taps
     assert inside.measure(trainer)["inside"]["weights"]["conv2"]["flipped"] == pytest.approx(2 / 3, abs=1e-3)
     assert inside.measure(trainer)["inside"]["weights"]["conv2"]["flipped"] == 0
@@ -77,19 +77,20 @@ def test_a_wrong_gradient_quantizer_has_bias(make):
 
     trainer = make(epochs=1, bits=(1, 2, 8), callbacks=[Inside(samples=16, draws=4)])
     trainer.run()
-    trainer.model.conv6.grad_quantizer = Halved(8)
+    trainer.model.conv6.conv.grad_quantizer = Halved(8)
     gradients = trainer.callbacks[0].measure(trainer)["inside"]["gradients"]
     assert gradients["conv6"]["bias"] == pytest.approx(0.5, abs=0.05)
-    assert trainer.model.conv6.grad_quantizer.bits == 8  # put back
+    assert trainer.model.conv6.conv.grad_quantizer.bits == 8  # put back
 
 
 @pytest.mark.parametrize("name", ["bnn", "gxnor", "ttq", "bitwise", "binaryconnect_stochastic", "float"])
-def test_other_methods(name, monkeypatch, tmp_path):
-    monkeypatch.setitem(methods.NETWORKS, "mlp", ((28, 28, 1), [(32, 0, 0, 1)] * 3))
-    monkeypatch.setitem(methods.NETWORKS, "lenet", ((28, 28, 1), [(4, 5, 0, 2), (8, 5, 0, 2), (32, 0, 0, 1)]))
+def test_other_methods(name, tmp_path):
     rng = np.random.default_rng(0)
     digits = Digits(rng.integers(0, 256, (40, 28, 28, 1)).astype(np.uint8), (np.arange(40) % 10).astype(np.uint8), "noise")
-    model = methods.BitwiseNetwork(32) if name == "bitwise" else methods.build(name)
+    mlp = methods.get(name).recipe.network == "mlp"
+    model = methods.get(name)().apply(models.build("mlp", width=32) if mlp else layers.Sequential(
+        layers.Images(28, 28, 1), layers.Block(1, 4, 5, pool=2), layers.Block(4, 8, 5, pool=2), layers.Block(8, 32, 4),
+        layers.Flatten(), layers.Linear(32, 10)))
     trainer = Trainer(model, digits, digits, epochs=2, batch_size=20, callbacks=[Inside(tmp_path, name, 8, 1)],
                       **methods.training_of(model))
     trainer.run()
