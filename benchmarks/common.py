@@ -21,7 +21,8 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bitnet import dispatch, execution, models
+from bitnet import execution, models
+from bitnet.execution import dispatch
 from bitnet.kernels.machine import peak as limits
 from bitnet.kernels.machine import threads
 

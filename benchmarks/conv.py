@@ -15,14 +15,16 @@ from typing import NamedTuple
 
 import common
 import numpy as np
+import peers
 import pictures
 
-from bitnet import Codes, execution, use_kernels
+from bitnet import Codes, execution, models, use_kernels
 from bitnet.functional import same_padding
 from bitnet.kernels import products
 from bitnet.kernels.products import popcount
 from bitnet.kernels.products.geometry import Conv
 from bitnet.kernels.products.packing import pack_channels
+from bitnet.module import without_values
 from bitnet.quantizers import DoReFaActivation
 
 PAIRS = ((1, 1), (1, 2), (1, 4), (2, 2))
@@ -44,12 +46,16 @@ def _layer(name, batch, size, channels, filters, kernel, stride=1, padding="same
     return Layer(name, batch, size, conv)
 
 
-def svhn(model, width):
+def svhn(model):
     """The six inner layers of an SVHN model."""
-    channels = [int(c * width) for c in (48, 64, 64, 128, 128, 128, 512)]
-    sizes = ((18, 3, "same"), (18, 3, "same"), (9, 3, 0), (7, 3, "same"), (7, 3, 0), (5, 5, 0))
-    return [_layer(f"SVHN-{model} conv{i + 1}", 128, size, channels[i], channels[i + 1], kernel, padding=padding)
-            for i, (size, kernel, padding) in enumerate(sizes)]
+    with without_values():
+        net = models.svhn(model)
+    shapes, _ = peers.shapes_of(net)
+    found = []
+    for name in models.INNER_LAYERS:
+        conv, size = net[name].conv.geometry(shapes[id(net[name].conv)])
+        found.append(Layer(f"SVHN-{model} {name}", 128, size[0], conv))
+    return found
 
 
 ALEXNET = [
@@ -70,7 +76,7 @@ RESNET18 = [
     _layer("ResNet-18 conv5_x", 16, 7, 512, 512, 3),
     _layer("ResNet-18 short3", 16, 56, 64, 128, 1, 2, padding=0),
 ]
-LAYERS = [*svhn("A", 1), *svhn("C", 0.25), *ALEXNET, *RESNET18]
+LAYERS = [*svhn("A"), *svhn("C"), *ALEXNET, *RESNET18]
 QUICK_LAYERS = [layer for layer in LAYERS if layer.name in ("SVHN-A conv4", "SVHN-C conv2")]
 
 

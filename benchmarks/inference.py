@@ -67,9 +67,9 @@ def contenders(name, batch, given):
         import torch_peer
 
         compile = not given.quick
-        add("torch", "32,32,32", torch_peer.inference(real, FLOAT, images, compile), macs=macs, bytes=moved, peer=True)
+        add("torch", "32,32,32", torch_peer.inference(real, images, compile), macs=macs, bytes=moved, peer=True)
         if model is not real:
-            add("torch_fake_quant", text, torch_peer.inference(model, given.bits, images, compile), macs=macs, peer=True)
+            add("torch_fake_quant", text, torch_peer.inference(model, images, compile), macs=macs, peer=True)
     if common.installed("openvino"):
         import openvino_peer
 

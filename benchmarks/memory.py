@@ -51,7 +51,7 @@ def stepper(impl, name, bits, batch):
         return train_step.trainer(name, bits, impl, data)
     import torch_peer
 
-    return torch_peer.trainer(models.svhn(name, train_step.FLOAT), bits, data)
+    return torch_peer.trainer(models.svhn(name, bits), data)
 
 
 def main(impl, name, bits, batch, count):

@@ -1,4 +1,6 @@
-"""OpenVINO: the same layers and the same network in float32, in INT8, and with its binary convolution.
+"""OpenVINO: the same layers and the same networks in float32, in INT8, and with its binary convolution.
+
+A network of ours is read module by module (``network_model``), so that it stands in one place only.
 
 INT8 is what OpenVINO makes of a graph with FakeQuantize of 256 levels on activations and of 255 on weights. The binary
 convolution (operation set 1, mode xnor-popcount) is put into the graph as a node; the FakeQuantize of two levels before it
@@ -6,9 +8,14 @@ then writes bits. Its results were compared with those of ``bitnet``: weights wa
 FakeQuantize to {0, 1}, not {-1, 1}.
 """
 
+import math
+
 import numpy as np
 import openvino
+import peers
 from openvino import Shape, Tensor, Type, opset1, opset13
+
+from bitnet import layers
 
 KINDS = ("openvino", "openvino_int8", "openvino_binary")
 _core = openvino.Core()
@@ -119,65 +126,174 @@ def _silent(call):
     return without_result
 
 
-def network_model(model, shape, kind, nhwc=True, ranges=None):
-    """The graph of ``bitnet.models.SVHN`` in eval mode, batch norm folded into weights and biases where weights are real.
+counterpart = peers.Reading("OpenVINO")
+
+
+class Graph:
+    """What a network becomes in OpenVINO; its nodes are images (N, C, H, W), of one pixel where ours has a row of numbers.
 
     Parameters
     ----------
-    shape : of the images, (N, 40, 40, 3)
-    ranges : for INT8, the largest activation before each convolution and the last layer
+    model : tree of layers in float; shape : of the images, (N, H, W, C); kind, ranges : see ``network_model``
+
+    Attributes
+    ----------
+    watched : the nodes that enter a layer with weights; shapes, after : see ``peers.shapes_of``
+    """
+
+    def __init__(self, model, shape, kind, ranges=None):
+        self.batch, self.kind, self.ranges, self.watched = shape[0], kind, ranges, []
+        self.shapes, self.after = peers.shapes_of(model, shape[1:])
+        weighted = [module for module in model.modules() if isinstance(module, layers.Weighted)]
+        self.ends = weighted[0], weighted[-1]
+
+    def quantized(self, node):
+        """What enters a layer with weights, in INT8 where its range is known."""
+        self.watched.append(node)
+        known = self.kind == "openvino_int8" and self.ranges
+        return _levels(node, *self.ranges[len(self.watched) - 1], 256) if known else node
+
+    def product(self, node, module, norm=None):
+        """A layer with weights, and the batch norm after it: folded into the weight where that is real."""
+        if module.weight_quantizer or module.input_quantizer:
+            raise ValueError(f"OpenVINO gets float networks, {module.name} is quantized")
+        conv, _ = module.geometry(self.shapes[id(module)])
+        factor, shift = (np.ones(1), np.zeros(1)) if norm is None else _affine(norm)
+        weight = module.weight.data.reshape(conv.weight_shape)
+        if self.kind == "openvino_binary" and module not in self.ends:
+            node = _convolution(_levels(node, 0, 1, 2), weight, conv.stride, conv.padding, conv.groups, self.kind)
+            node = opset13.multiply(node, _of_channels(factor * np.abs(weight).mean()))
+        else:
+            kind = "openvino" if self.kind == "openvino_binary" else self.kind
+            weight = (weight * factor).astype(np.float32)
+            node = _convolution(self.quantized(node), weight, conv.stride, conv.padding, conv.groups, kind)
+        shift = shift if module.bias is None else shift + module.bias.data * factor
+        return opset13.add(node, _of_channels(shift)) if norm or module.bias is not None else node
+
+    def reshaped(self, node, before, after):
+        """Numbers in the order of ours, in which channels vary first."""
+        before, after = ((1, 1, *shape) if len(shape) == 1 else shape for shape in (before, after))
+        if before == after:
+            return node
+        node = opset13.reshape(opset13.transpose(node, [0, 2, 3, 1]), [self.batch, *after], False)
+        return opset13.transpose(node, [0, 3, 1, 2])
+
+
+def _of_channels(array):
+    return np.asarray(array, np.float32).reshape(1, -1, 1, 1)
+
+
+def _affine(norm):
+    """(factor, shift) of a batch norm in evaluation."""
+    factor = norm.gamma.data / np.sqrt(norm.running_var + norm.eps)
+    return factor, norm.beta.data - norm.running_mean * factor
+
+
+@counterpart.of(layers.Sequential)
+def _(module, node, graph):
+    for child in module:
+        node = counterpart(child, node, graph)
+    return node
+
+
+@counterpart.of(layers.Block)
+def _(module, node, graph):
+    parts = module.parts()
+    folds = module.norm and module.norm.is_affine and parts.index(module.norm) == parts.index(module.conv) + 1
+    for part in parts:
+        if part is module.conv and folds:
+            node = counterpart(part, node, graph, module.norm)
+        elif part is not module.norm or not folds:
+            node = counterpart(part, node, graph)
+    return node
+
+
+@counterpart.of(layers.Residual)
+def _(module, node, graph):
+    body = counterpart(module.body, node, graph)
+    return opset13.add(body, counterpart(module.shortcut, node, graph) if module.shortcut else node)
+
+
+@counterpart.of(layers.Conv2d, layers.Linear)
+def _(module, node, graph, norm=None):
+    return graph.product(node, module, norm)
+
+
+@counterpart.of(layers.BatchNorm)
+def _(module, node, graph):
+    factor, shift = _affine(module)
+    return opset13.add(opset13.multiply(node, _of_channels(factor)), _of_channels(shift))
+
+
+@counterpart.of(layers.Activation)
+def _(module, node, graph):
+    if module.quantizer:
+        raise ValueError(f"OpenVINO gets float networks, {module.name} is quantized")
+    return opset13.relu(node)
+
+
+@counterpart.of(layers.Clip)
+def _(module, node, graph):
+    return opset13.clamp(node, module.low, module.high)
+
+
+@counterpart.of(layers.MaxPool)
+def _(module, node, graph):
+    window, stride, padding = ([size] * 2 for size in (module.size, module.stride or module.size, module.padding))
+    return opset1.max_pool(node, stride, padding, padding, window)
+
+
+@counterpart.of(layers.AvgPool)
+def _(module, node, graph):
+    window, stride, padding = ([size] * 2 for size in (module.size, module.stride or module.size, module.padding))
+    return opset13.avg_pool(node, stride, padding, padding, window, False)
+
+
+@counterpart.of(layers.Flatten)
+def _(module, node, graph):
+    before = graph.shapes[id(module)]
+    return graph.reshaped(node, before, (math.prod(before),))
+
+
+@counterpart.of(layers.Reshape)
+def _(module, node, graph):
+    return graph.reshaped(node, graph.shapes[id(module)], module.shape)
+
+
+@counterpart.of(layers.Dropout, layers.Images)
+def _(module, node, graph):
+    return node
+
+
+def network_model(model, shape, kind, nhwc=True, ranges=None):
+    """The graph of a network of ours in eval mode, batch norm folded into weights and biases where weights are real.
+
+    Parameters
+    ----------
+    model : tree of layers in float
+    shape : of the images, (N, H, W, C)
+    ranges : for INT8, of what enters each layer with weights, see ``activation_ranges``
 
     Returns
     -------
-    graph : openvino.Model whose results are the logits and, without ranges, the inputs of all convolutions
+    graph : openvino.Model whose results are the logits and, without ranges, the inputs of all layers with weights
     """
     parameter, node = _entry(shape, nhwc)
-    binary, watched = kind == "openvino_binary", []
-    outer = "openvino" if binary else kind  # the first and the last layer
-
-    def quantized(node, i):
-        watched.append(node)
-        return _levels(node, 0, ranges[i], 256) if kind == "openvino_int8" and ranges else node
-
-    def plus(node, bias):
-        return opset13.add(node, bias.astype(np.float32).reshape(1, -1, 1, 1))
-
-    def pool(node):
-        return opset1.max_pool(node, [2, 2], [0, 0], [0, 0], [2, 2])
-
-    for i in range(7):
-        conv = getattr(model, f"conv{i}")
-        weight, size = conv.weight.data, conv.weight.shape[0] // 2 if conv.padding == "same" else 0
-        padding = ((size, size), (size, size))
-        if i == 0:
-            node = _convolution(quantized(node, 0), weight, (1, 1), padding, 1, outer)
-            node = opset13.relu(pool(plus(node, conv.bias.data)))
-            continue
-        norm = getattr(model, f"bn{i}")
-        factor = norm.gamma.data / np.sqrt(norm.running_var + norm.eps)
-        shift = norm.beta.data - norm.running_mean * factor
-        if binary:
-            node = _convolution(_levels(node, 0, 1, 2), weight, (1, 1), padding, 1, kind)
-            scale = (factor * np.abs(weight).mean()).astype(np.float32).reshape(1, -1, 1, 1)
-            node = opset13.multiply(node, scale)
-        else:
-            node = _convolution(quantized(node, i), (weight * factor).astype(np.float32), (1, 1), padding, 1, kind)
-        node = plus(node, shift)
-        node = pool(node) if i == 2 else node
-        if not binary or i == 6:
-            node = opset13.relu(node)
-    node = _convolution(quantized(node, 7), model.fc.weight.data[None, None], (1, 1), ((0, 0), (0, 0)), 1, outer)
-    node = opset13.reshape(plus(node, model.fc.bias.data), [shape[0], 10], False)
+    graph = Graph(model, shape, kind, ranges)
+    node = counterpart(model, node, graph)
+    node = opset13.transpose(node, [0, 2, 3, 1]) if len(graph.after) == 3 else node
+    node = opset13.reshape(node, [shape[0], *graph.after], False)
     calibrating = kind == "openvino_int8" and not ranges
-    return openvino.Model([node, *watched] if calibrating else [node], [parameter])
+    return openvino.Model([node, *graph.watched] if calibrating else [node], [parameter])
 
 
 def activation_ranges(model, images):
-    """The largest activation before each convolution and the last layer: what INT8 is scaled to."""
+    """(lowest, highest) of what enters each layer with weights: what INT8 is scaled to."""
     graph = network_model(model, images.shape, "openvino_int8")
     request = _request(_compile(graph, 1), _ordered(images, True))
     request.infer()
-    return [max(float(request.get_output_tensor(i).data.max()), 1e-3) for i in range(1, len(graph.outputs))]
+    entering = [request.get_output_tensor(i).data for i in range(1, len(graph.outputs))]
+    return [(min(float(array.min()), 0.0), max(float(array.max()), 1e-3)) for array in entering]
 
 
 def inference(model, images, kind, threads):

@@ -1,4 +1,6 @@
-"""PyTorch: the same layers and the same network in float32, and as the usual float32 simulation of DoReFa-Net.
+"""PyTorch: the same layers and the same networks in float32, and as the usual float32 simulation of DoReFa-Net.
+
+A network of ours is read module by module (``network_of``), so that it stands in one place only.
 
 Every way that PyTorch offers of doing the same is a variant, and the quickest one is what counts: images in NCHW or
 channels-last order, all threads or one, and torch.compile (with its constants folded and weights laid out ahead for
@@ -6,10 +8,17 @@ inference). One thread is there because OpenMP's threads spin while they wait fo
 processor busy, or the work is small, two of them can take ten times as long as one.
 """
 
+import math
+from collections import OrderedDict
+
 import numpy as np
+import peers
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bitnet import layers
+from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 # every layer and network here shares a few functions: none may fall back to eager because another was compiled before
 torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10000
@@ -90,7 +99,7 @@ class RoundGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         top = 2 ** ctx.bits - 1
-        largest = grad_output.abs().amax((1, 2, 3), keepdim=True)
+        largest = grad_output.abs().amax(tuple(range(1, grad_output.ndim)), keepdim=True)
         scaled = grad_output / (2 * largest.clamp_min(1e-38)) + 0.5
         noisy = scaled + (torch.rand_like(scaled) - 0.5) / top
         return 2 * largest * (torch.round(noisy.clamp(0, 1) * top) / top - 0.5), None
@@ -173,47 +182,160 @@ def gradient(x, w, g, conv, path):
 
 # The network
 
-class Network(nn.Module):
-    """``bitnet.models.SVHN`` with the same parameters; ``bits`` other than 32 are simulated."""
+counterpart = peers.Reading("PyTorch")
 
-    def __init__(self, model, bits=(32, 32, 32)):
+
+def network_of(model, shape=None):
+    """A network of ours as a module of PyTorch, with the same parameters; bits that its quantizers have are simulated.
+
+    Parameters
+    ----------
+    model : tree of layers, in float or with DoReFa-Net's quantizers; shape : (H, W, C) of images, where it does not tell
+    """
+    return counterpart(model, peers.shapes_of(model, shape)[0])
+
+
+@counterpart.of(layers.Sequential)
+def _(module, shapes):
+    return nn.Sequential(OrderedDict((name, counterpart(child, shapes)) for name, child in module.layers.items()))
+
+
+@counterpart.of(layers.Block)
+def _(module, shapes):
+    parts = [*module.parts(), *[module.drop] * (module.drop is not None)]
+    return nn.Sequential(*(counterpart(part, shapes) for part in parts))
+
+
+class Sum(nn.Module):
+    """Two ways."""
+
+    def __init__(self, body, shortcut):
         super().__init__()
-        self.bits = bits
-        self.weights, self.norms, self.paddings = nn.ParameterDict(), nn.ModuleDict(), {}
-        for i in range(7):
-            conv = getattr(model, f"conv{i}")
-            self.weights[f"conv{i}"] = nn.Parameter(weight_of(conv.weight.data).clone())
-            self.paddings[i] = conv.weight.shape[0] // 2 if conv.padding == "same" else 0
-        for i in range(1, 7):
-            ours = getattr(model, f"bn{i}")
-            norm = nn.BatchNorm2d(len(ours.running_mean), eps=ours.eps, momentum=1 - ours.momentum)
-            norm.running_mean.copy_(torch.from_numpy(ours.running_mean))
-            norm.running_var.copy_(torch.from_numpy(ours.running_var))
-            self.norms[f"bn{i}"] = norm
-        self.bias = nn.Parameter(torch.from_numpy(model.conv0.bias.data.copy()))
-        self.fc = nn.Linear(*model.fc.weight.shape)
-        with torch.no_grad():
-            self.fc.weight.copy_(torch.from_numpy(model.fc.weight.data.T))
-            self.fc.bias.copy_(torch.from_numpy(model.fc.bias.data))
-
-    def block(self, x, i):
-        """Convolution, gradient quantizer and batch norm of an inner layer."""
-        w_bits, _, g_bits = self.bits
-        y = F.conv2d(x, fake_weight(self.weights[f"conv{i}"], w_bits), None, 1, self.paddings[i])
-        if g_bits != 32:
-            y = RoundGradient.apply(y, g_bits)
-        return self.norms[f"bn{i}"](y)
+        self.body, self.shortcut = body, shortcut
 
     def forward(self, x):
-        a_bits = self.bits[1]
-        x = fake_activation(F.max_pool2d(F.conv2d(x, self.weights["conv0"], self.bias), 2), a_bits)
-        x = fake_activation(self.block(x, 1), a_bits)
-        x = fake_activation(F.max_pool2d(self.block(x, 2), 2), a_bits)
-        for i in (3, 4, 5):
-            x = fake_activation(self.block(x, i), a_bits)
-        x = self.block(F.dropout(x, 0.5, self.training), 6)
-        x = F.relu(x) if a_bits == 32 else x.clamp(0, 1)
-        return self.fc(x.flatten(1))
+        return self.body(x) + self.shortcut(x)
+
+
+@counterpart.of(layers.Residual)
+def _(module, shapes):
+    return Sum(counterpart(module.body, shapes), counterpart(module.shortcut, shapes) if module.shortcut else nn.Identity())
+
+
+def _bits(quantizer, kind):
+    """Of one of DoReFa-Net's quantizers; 32 where there is none."""
+    if not (quantizer is None or isinstance(quantizer, kind)):
+        raise ValueError(f"only {kind.__name__} is simulated by PyTorch here, not {type(quantizer).__name__}")
+    return 32 if quantizer is None else quantizer.bits
+
+
+class Weighted(nn.Module):
+    """``product(x, weight, bias)`` of a layer of ours, with its input, weight and gradient on their levels."""
+
+    def __init__(self, ours, weight, product):
+        super().__init__()
+        self.w_bits, self.g_bits = _bits(ours.weight_quantizer, DoReFaWeight), _bits(ours.grad_quantizer, DoReFaGradient)
+        self.a_bits, self.product = _bits(ours.input_quantizer, DoReFaActivation), product
+        self.weight = nn.Parameter(weight)
+        self.bias = None if ours.bias is None else nn.Parameter(torch.from_numpy(ours.bias.data.copy()))
+
+    def forward(self, x):
+        x = x if self.a_bits == 32 else fake_activation(x, self.a_bits)
+        y = self.product(x, fake_weight(self.weight, self.w_bits), self.bias)
+        return y if self.g_bits == 32 else RoundGradient.apply(y, self.g_bits)
+
+
+@counterpart.of(layers.Conv2d)
+def _(module, shapes):
+    conv, _ = module.geometry(shapes[id(module)])
+    stride, groups, ((top, bottom), (left, right)) = conv.stride, conv.groups, conv.padding
+    alike = (top, left) == (bottom, right)
+
+    def product(x, weight, bias):
+        x = x if alike else F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, weight, bias, stride, (top, left) if alike else 0, groups=groups)
+
+    return Weighted(module, weight_of(module.weight.data).clone(), product)
+
+
+@counterpart.of(layers.Linear)
+def _(module, shapes):
+    return Weighted(module, torch.from_numpy(module.weight.data.T.copy()), F.linear)
+
+
+@counterpart.of(layers.BatchNorm)
+def _(module, shapes):
+    kind = nn.BatchNorm2d if len(shapes[id(module)]) == 3 else nn.BatchNorm1d
+    norm = kind(module.channels, eps=module.eps, momentum=1 - module.momentum)
+    with torch.no_grad():
+        for theirs, ours in ((norm.weight, module.gamma.data), (norm.bias, module.beta.data),
+                             (norm.running_mean, module.running_mean), (norm.running_var, module.running_var)):
+            theirs.copy_(torch.from_numpy(ours))
+    return norm
+
+
+class Rounded(nn.Module):
+    """Clipped and on the levels of ``bits`` bits; ReLU for 32."""
+
+    def __init__(self, bits):
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x):
+        return fake_activation(x, self.bits)
+
+
+@counterpart.of(layers.Activation)
+def _(module, shapes):
+    return Rounded(_bits(module.quantizer, DoReFaActivation))
+
+
+@counterpart.of(layers.Clip)
+def _(module, shapes):
+    return nn.Hardtanh(module.low, module.high)
+
+
+@counterpart.of(layers.MaxPool)
+def _(module, shapes):
+    return nn.MaxPool2d(module.size, module.stride, module.padding)
+
+
+@counterpart.of(layers.AvgPool)
+def _(module, shapes):
+    return nn.AvgPool2d(module.size, module.stride, module.padding)
+
+
+@counterpart.of(layers.Dropout)
+def _(module, shapes):
+    return nn.Dropout(module.drop)
+
+
+@counterpart.of(layers.Images)
+def _(module, shapes):
+    return nn.Identity()
+
+
+class Reshape(nn.Module):
+    """(N, ...) to (N, *shape), of numbers in the order of ours: channels vary first."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+        x = x.reshape(x.shape[0], *self.shape)
+        return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+@counterpart.of(layers.Flatten)
+def _(module, shapes):
+    return Reshape((math.prod(shapes[id(module)]),))
+
+
+@counterpart.of(layers.Reshape)
+def _(module, shapes):
+    return Reshape(module.shape)
 
 
 def _frozen(module):
@@ -224,9 +346,9 @@ def _frozen(module):
     return torch.compile(module.eval(), dynamic=False)
 
 
-def trainer(model, bits, batches, layout="channels-last", compiled=False, lr=1e-4):
-    """A function that does one training step: Adam, cross entropy, the next of ``batches`` of (images, labels)."""
-    network = Network(model, bits).to(memory_format=LAYOUTS[layout])
+def trainer(model, batches, layout="channels-last", compiled=False, lr=1e-4):
+    """A function that does one step of training: Adam, cross entropy, the next of ``batches`` of (images, labels)."""
+    network = network_of(model).to(memory_format=LAYOUTS[layout]).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, eps=1e-5, fused=True)
     batches = [(images_of(images, layout), torch.from_numpy(labels)) for images, labels in batches]
     if compiled:
@@ -247,26 +369,26 @@ def trainer(model, bits, batches, layout="channels-last", compiled=False, lr=1e-
     return step
 
 
-def training(model, bits, batches, compile=False):
+def training(model, batches, compile=False):
     """Variants of a training step; see ``trainer``."""
-    variants = {layout: trainer(model, bits, batches, layout) for layout in LAYOUTS}
+    variants = {layout: trainer(model, batches, layout) for layout in LAYOUTS}
     if compile:
-        variants["torch.compile"] = trainer(model, bits, batches, compiled=True)
+        variants["torch.compile"] = trainer(model, batches, compiled=True)
     return _on_threads(variants)
 
 
-def inference(model, bits, images, compile=False):
+def inference(model, images, compile=False):
     """Variants of inference."""
     variants = {}
     for layout in LAYOUTS:
-        network = Network(model, bits).to(memory_format=LAYOUTS[layout]).eval()
+        network = network_of(model).to(memory_format=LAYOUTS[layout]).eval()
 
         def eager(network=network, batch=images_of(images, layout)):
             network(batch)
 
         variants[layout] = _no_grad(eager)
     if compile:
-        compiled = _frozen(Network(model, bits).to(memory_format=torch.channels_last))
+        compiled = _frozen(network_of(model).to(memory_format=torch.channels_last))
         batch = images_of(images)
         variants["torch.compile"] = _no_grad(lambda: compiled(batch))
     return _on_threads(variants)

@@ -80,10 +80,11 @@ def contenders(name, given, data):
     if common.installed("torch"):
         import torch_peer
 
-        model, compile = models.svhn(name, FLOAT), not given.quick
-        add("torch", FLOAT, torch_peer.training(model, FLOAT, data, compile), macs=macs, bytes=moved, peer=True)
+        compile = not given.quick
+        add("torch", FLOAT, torch_peer.training(models.svhn(name, FLOAT), data, compile), macs=macs, bytes=moved, peer=True)
         if given.bits != FLOAT:
-            add("torch_fake_quant", given.bits, torch_peer.training(model, given.bits, data, compile), macs=macs, peer=True)
+            add("torch_fake_quant", given.bits, torch_peer.training(models.svhn(name, given.bits), data, compile), macs=macs,
+                peer=True)
     return found
 
 

@@ -11,5 +11,5 @@ from bitnet.training import Trainer, evaluate
 
 __version__ = "0.1.0"
 __all__ = ["Codes", "Module", "Parameter", "Residual", "Sequential", "Tensor", "Trainer", "constraints", "datasets", "evaluate",
-           "freeze", "functional", "layers", "load", "methods", "models", "no_grad", "optimizers", "quantizers", "random", "save",
-           "use_kernels"]
+           "freeze", "functional", "layers", "load", "methods", "models", "no_grad", "optimizers", "quantizers", "random",
+           "save", "use_kernels"]

@@ -22,7 +22,8 @@ class Described:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if _KINDS.get(cls.kind(), cls).__module__ != cls.__module__:
-            raise TypeError(f"there is a {cls.kind()} in {_KINDS[cls.kind()].__module__} already, found another in {cls.__module__}")
+            raise TypeError(f"there is a {cls.kind()} in {_KINDS[cls.kind()].__module__} already, found another in "
+                            f"{cls.__module__}")
         _KINDS[cls.kind()] = cls
 
     @classmethod
@@ -43,8 +44,8 @@ class Described:
             name for name in inspect.signature(own).parameters if name not in self.undescribed]
         missing = [name for name in names if not hasattr(self, name)]
         if missing:
-            raise ValueError(f"{type(self).__name__} cannot be saved: expected its argument {missing[0]!r} as an attribute of that "
-                             "name, found none")
+            raise ValueError(f"{type(self).__name__} cannot be saved: expected its argument {missing[0]!r} as an attribute of "
+                             "that name, found none")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -114,14 +115,18 @@ def rebuild(description, depth=0):
 
 def differing(one, other, path=""):
     """Where two descriptions first differ in something that does not change in the course of a run; "" where nowhere."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        one, other = ({"traits": {}} | side if "kind" in side else side for side in (one, other))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         changing = _KINDS[one["kind"]].changing if one.get("kind") in _KINDS else ()
-        for name in one:
-            if name == "options" and isinstance(one[name], dict):
-                pairs = ({key: value for key, value in side[name].items() if key not in changing} for side in (one, other))
-                found = differing(*pairs, path)
-            else:
-                found = differing(one[name], other[name], path if name == "dict" else f"{path}.{name}".strip("."))
+        if one.get("kind") != other.get("kind"):
+            return path or "everything"
+        for key in one:
+            sides = one[key], other[key]
+            if all(isinstance(side, dict) for side in sides):
+                sides = (side.get("dict", side) if key == "traits" else side for side in sides)
+                sides = ({name: value for name, value in side.items() if name not in changing} for side in sides)
+            found = differing(*sides, path if key in ("dict", "options") else f"{path}.{key}".strip("."))
             if found:
                 return found
         return ""

@@ -141,7 +141,8 @@ class Module(Described):
 
     def children(self):
         """Modules right below this one, by name relative to it."""
-        return {name: child for attribute, value in vars(self).items() for name, child in _among(attribute, value, Module).items()}
+        return {name: child for attribute, value in vars(self).items()
+                for name, child in _among(attribute, value, Module).items()}
 
     def named_modules(self, prefix=""):
         """This module ("" by itself) and all below it, by dotted name, in the order of their making."""
@@ -288,8 +289,8 @@ class Module(Described):
 
     @property
     def input_shape(self):
-        """(H, W, C) that the network takes, where a module in it says so, else None."""
-        return next((module.shape for module in self.modules() if module.is_door), None)
+        """(H, W, C) that the network takes, where a module in it says so or a training has told, else None."""
+        return next((module.shape for module in self.modules() if module.is_door), getattr(self, "trained_on", None))
 
     is_door = False  # is it where images enter, with a shape of its own?
 
@@ -378,9 +379,11 @@ class Sequential(Module):
     Attributes
     ----------
     method : the method that rewrote this tree, or None
+    trained_on, classes : shape of the images and names of the classes that it was trained on, or None
     """
 
-    method = None
+    method = trained_on = classes = None
+    changing = ("trained_on", "classes")
 
     def __init__(self, *modules, **named):
         self.layers = {str(i): module for i, module in enumerate(modules)} | named
@@ -393,10 +396,14 @@ class Sequential(Module):
         return {"layers": self.layers}
 
     def traits(self):
-        return {} if self.method is None else {"method": self.method}
+        known = {"method": self.method, "trained_on": self.trained_on, "classes": self.classes}
+        return {name: value for name, value in known.items() if value is not None}
 
     def take_traits(self, traits):
-        self.method = traits.get("method")
+        if traits.keys() - {"method", "trained_on", "classes"}:
+            raise ValueError(f"a tree has no trait {sorted(traits)}")
+        for name, value in traits.items():
+            setattr(self, name, value)
 
     def children(self):
         return dict(self.layers)
@@ -472,10 +479,10 @@ class Residual(Module):
 
     def replace(self, name, module):
         """Put another module in the place of one."""
-        if name == "shortcut":
-            self.shortcut = module
-        else:
+        if name in self.body.layers:
             self.body.replace(name, module)
+        else:
+            self.shortcut = module
 
     def forward(self, x):
         y = x

@@ -192,8 +192,8 @@ class Function:
     tensor holds codes and the class says ``takes_codes``, else as a float array; ``forward`` may return either.
     ``self.needs_grad`` tells for each input whether its gradient is wanted.
 
-    ``Function.place`` is a hook: asked at every call, it returns a function that makes the context manager in which ``backward``
-    runs. So whoever keeps an account of what happens where (``execution``) finds a layer's backward in that layer.
+    ``Function.place`` is a hook: asked at every call, it returns a function that makes the context manager in which
+    ``backward`` runs. So whoever keeps an account of what happens where (``execution``) finds a layer's backward in that layer.
     """
 
     takes_codes = False

@@ -29,7 +29,7 @@ def predict(given):
     model = bitnet.load(given.model.expanduser())
     shape = model.input_shape
     if shape is None:
-        raise CheckpointError(f"{given.model}: expected a network that tells the size of its images (layers.Images), found none")
+        raise CheckpointError(f"{given.model}: expected a network that tells the size of its images, found another")
     code = 0
     for path in given.images:
         try:
@@ -41,7 +41,8 @@ def predict(given):
             continue
         with bitnet.no_grad():
             probabilities = functional.softmax(model(image[None]).data)[0]
-        print(f"{path}  {probabilities.argmax()}  {probabilities.max():.4f}", flush=True)
+        best = int(probabilities.argmax())
+        print(f"{path}  {model.classes[best] if model.classes else best}  {probabilities.max():.4f}", flush=True)
     return code
 
 

@@ -36,6 +36,7 @@ def make(train, test, tmp_path):
         model = models.svhn("D", bits, seed=seed)
         options = {"epochs": 2, "batch_size": 8, "augment": Augmentation(), "checkpoint": tmp_path / "c.h5"} | options
         optimizer = Adam(model.parameters(), lr=lr, eps=1e-5)
-        return Trainer(model, digits, test, seed=seed, optimizer=optimizer, schedule=StepDecay(lr, 0.3, 1 / options["epochs"]), **options)
+        schedule = StepDecay(lr, 0.3, 1 / options["epochs"])
+        return Trainer(model, digits, test, seed=seed, optimizer=optimizer, schedule=schedule, **options)
 
     return make

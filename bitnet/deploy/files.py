@@ -4,12 +4,13 @@ Compiled kernels do not look at bounds, so a file must not lie about a shape: fi
 which checks its geometry and tells which arrays there must be; then the headers of the arrays are compared; then the arrays are
 read, and their values checked.
 
-Version 1 held the SVHN network of ``models.svhn``: {"format", "version": 1, "config", "layers": name, shape and bits of conv1 to
-conv6}, and the arrays of today under the same names, but for conv6.kappa (float32, what one unit of a sum is worth), conv6.scale
-and conv6.shift (batch norm).
+Version 1 held the SVHN network of ``models.svhn``: {"format", "version": 1, "config", "layers": name, shape and bits of conv1
+to conv6}, and the arrays of today under the same names, but for conv6.kappa (float32, what one unit of a sum is worth),
+conv6.scale and conv6.shift (batch norm).
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ import numpy as np
 from bitnet.bits import parse_bits
 from bitnet.deploy.network import FORMAT, VERSION, FrozenNetwork
 from bitnet.deploy.products import Product
-from bitnet.deploy.stages import Wire, build, every, shape_of
+from bitnet.deploy.stages import Wire, build, every, shape_of, truth
 from bitnet.models import INNER_LAYERS, SVHN_WIDTHS
-from bitnet.storage.door import CheckpointError, peek_npz, read_arrays
+from bitnet.storage.door import CheckpointError, peek_npz, plain, read_arrays
 
 
 def load_frozen(path):
@@ -33,22 +34,22 @@ def load_frozen(path):
     try:
         network = json.loads(text)
         if not isinstance(network, dict) or network.get("format") != FORMAT or network.get("version") not in (1, VERSION):
-            raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {text[:80]!r}")
+            raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {plain(text, 80)!r}")
         old = network["version"] == 1
         if old:
             network = _description_of_version_1(network)
         shape = shape_of("the input", network["input"])
-        if not isinstance(network["images"], bool):
-            raise ValueError(f"images must be true or false, got {network['images']!r}")
-        frozen = FrozenNetwork(shape, build(network["stages"], Wire(shape)), network["images"], network["classes"])
+        images = truth("images", network["images"])
+        frozen = FrozenNetwork(shape, build(network["stages"], Wire(shape)), images, network["classes"])
         arrays = read_arrays(path, _layout_of_version_1(frozen.layout) if old else frozen.layout)
         return frozen.fill(_arrays_of_version_1(arrays, frozen) if old else arrays)
     except CheckpointError:
         raise
     except KeyError as error:
-        raise CheckpointError(f"{path}: expected a frozen network, found one without {error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a frozen network, found one that does not hold together: {error}") from None
+        raise CheckpointError(f"{path}: expected a frozen network, found one without {plain(error)}") from None
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected a frozen network, found one that does not hold together: "
+                              f"{plain(error, 300)}") from None
 
 
 def size_report(network, path):
@@ -81,10 +82,10 @@ def _description_of_version_1(network):
                 "groups": 1, "out": out, "bias": scales is None, "weight": weight} | more
 
     stages = [product("conv0", "first", 5, outs["conv0"], pool=2, bits=widths["conv1"][1])]
-    for name, following in zip(INNER_LAYERS, INNER_LAYERS[1:], strict=False):
+    for name, following in pairwise(INNER_LAYERS):
         bits = widths[following][1]
         codes = {"bits": bits, "encoding": "unsigned", "scale": 1 / ((1 << bits) - 1)}
-        stages.append(product(name, "thresholds", 3, outs[name], "none", codes=codes, pool=[2, 2, 0] if name == "conv2" else None,
+        stages.append(product(name, "thresholds", 3, outs[name], "none", codes=codes, pool={"conv2": [2, 2, 0]}.get(name),
                               pool_sums=False))
     stages += [product("conv6", "product", 5, outs["conv6"], "one"), {"kind": "affine", "name": "conv6.norm"},
                {"kind": "clip", "name": "conv6.act", "low": 0.0, "high": 1.0},
@@ -102,6 +103,6 @@ def _layout_of_version_1(layout):
 
 def _arrays_of_version_1(arrays, frozen):
     """The arrays of version 2; a scale times that of the codes which enter gives kappa again, in float32."""
-    entering = next(stage for stage in frozen.stages if stage.name == "conv6").before.scale
+    entering = {stage.name: stage for stage in frozen.stages}["conv6"].before.scale
     return arrays | {"conv6.norm.scale": arrays["conv6.scale"], "conv6.norm.shift": arrays["conv6.shift"],
                      "conv6.scale": np.float64(arrays["conv6.kappa"]) / entering, "fc.weight": arrays["fc.weight"][None, None]}

@@ -81,7 +81,8 @@ class Reader:
         for way, read in zip(ways, (first, second), strict=True):
             read(way)
             way.stages = fused(way.stages)
-        stage = Join(name.strip(".") or "network", self.wire, {"op": op, "ways": [[one.describe() for one in way.stages] for way in ways]})
+        described = [[one.describe() for one in way.stages] for way in ways]
+        stage = Join(name.strip(".") or "network", self.wire, {"op": op, "ways": described})
         self.stages.append(stage.fill({key: array for way in ways for one in way.stages for key, array in one.arrays.items()}))
         self.wire = stage.after
 
@@ -381,12 +382,14 @@ def freeze(net, shape=None):
     """
     if not isinstance(net, Module):
         raise ValueError(f"freeze takes a network, a tree of modules, got {type(net).__name__}")
-    known = net.input_shape
+    known = net.input_shape  # images, of a door or of a training
     if known is None and shape is None:
-        raise ValueError("this network does not tell what it takes: expected freeze(net, shape) with the shape of an image, such "
-                         "as (28, 28, 1)")
+        raise ValueError("this network does not tell what it takes: expected freeze(net, shape) with the shape of an image, "
+                         "such as (28, 28, 1)")
     reader = Reader(Wire(tuple(shape or known)))
     with no_grad(), preserved(net):
         net.eval()
         reader.read(net, "")
-    return FrozenNetwork(reader.start.shape, fused(reader.stages), known is not None, getattr(net, "classes", None))
+    classes = getattr(net, "classes", None)
+    known_classes = classes is not None and len(classes) == reader.wire.shape[-1]
+    return FrozenNetwork(reader.start.shape, fused(reader.stages), known is not None, classes if known_classes else None)

@@ -5,8 +5,8 @@ A file is an .npz that NumPy reads alone (``numpy.load``), and holds nothing but
     {"format": "bitnet frozen network", "version": 2, "input": [H, W, C], "images": true, "classes": null, "stages": [...]}
 
 ``images`` tells that the inputs are images: bytes, or floats from 0 to 1. ``classes`` are texts, or null. A stage is
-{"kind": ..., "name": ..., options}; the stages run one after the other, and a stage "join" holds two lists of further ones. What
-kinds there are, with their options and arrays, is told by the classes in ``stages`` and ``products``; an array is called
+{"kind": ..., "name": ..., options}; the stages run one after the other, and a stage "join" holds two lists of further ones.
+What kinds there are, with their options and arrays, is told by the classes in ``stages`` and ``products``; an array is called
 ``name.part``, and its type and shape follow from the JSON text.
 
 Version 1 was written for the SVHN network alone: see ``files``.
@@ -14,6 +14,7 @@ Version 1 was written for the SVHN network alone: see ``files``.
 
 import io
 import json
+from collections import Counter
 
 import numpy as np
 
@@ -58,6 +59,9 @@ class Door:
             raise ValueError(f"the network takes finite numbers, got {low:g} to {high:g}")
         return x
 
+    def walk(self, x, visit):
+        return self.run(x)
+
 
 class FrozenNetwork:
     """A network made of stages; ``bitnet.freeze`` makes one, ``bitnet.load`` reads one.
@@ -75,15 +79,15 @@ class FrozenNetwork:
 
     def __init__(self, input_shape, stages, images=True, classes=None):
         self.input_shape, self.images, self.stages = shape_of("the input", input_shape), images, list(stages)
-        self.classes = None if classes is None else [str(one) for one in classes]
-        names = [stage.name for stage in every(self.stages)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"there are two stages of the name {twice!r}")
         self.output_shape = self.stages[-1].after.shape if self.stages else self.input_shape
-        if self.classes is not None and self.output_shape != (len(self.classes),):
-            raise ValueError(f"expected a name for each of {self.output_shape} outputs, got {len(self.classes)}")
+        self.classes = None if classes is None else [str(one) for one in classes]
+        if self.classes is not None and self.output_shape[-1] != len(self.classes):
+            raise ValueError(f"expected the names of {self.output_shape[-1]} classes, got {len(self.classes)}")
+        twice = [name for name, count in Counter(stage.name for stage in every(self.stages)).items() if count > 1]
+        if twice:
+            raise ValueError(f"expected stages of different names, got two of the name {twice[0]!r}")
         self.door = Door(self.input_shape, images)
+        self.chain = Chain([self.door, *self.stages])
 
     def fill(self, arrays):
         """Give all stages their arrays."""
@@ -96,12 +100,6 @@ class FrozenNetwork:
         """The arrays of all stages, {name: (dtype, shape)}."""
         return {name: kind for stage in self.stages for name, kind in stage.layout.items()}
 
-    @property
-    def chain(self):
-        if not hasattr(self, "_chain"):
-            self._chain = Chain([self.door, *self.stages])
-        return self._chain
-
     def eval(self):
         """Nothing to do: a frozen network only evaluates."""
         return self
@@ -110,8 +108,7 @@ class FrozenNetwork:
         x = self.door.check(as_tensor(x).raw)
         if x.shape[0] == 0:
             return Tensor(np.zeros((0, *self.output_shape), np.float32))
-        y = self.chain.run(x)
-        return Tensor(y)
+        return Tensor(self.chain.run(x))
 
     def codes(self, x):
         """Codes that leave stages, for a few images: {name of the stage: Codes}."""
@@ -121,10 +118,7 @@ class FrozenNetwork:
             if isinstance(y, Codes):
                 found[stage.name] = y
 
-        x = self.door.run(self.door.check(as_tensor(x).raw))
-        self.chain  # which stages hand on packed words
-        for stage in self.stages:
-            x = stage.walk(x, visit)
+        self.chain.walk(self.door.check(as_tensor(x).raw), visit)
         return found
 
     def describe(self):

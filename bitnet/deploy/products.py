@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from bitnet.codes import Codes
-from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real, whole, wholes
+from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real, truth, whole, wholes
 from bitnet.execution import sum_of
 from bitnet.kernels.pointwise import norm
 from bitnet.kernels.pointwise.pool import max_pool
@@ -42,9 +42,11 @@ class Product(Stage):
             ("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding[0], 0), ("padding", padding[1], 0))]
         self.conv = Conv(self.image[2], whole("out", out, 1), *pairs[:2], tuple(pairs[2:]), whole("groups", groups, 1)).check()
         size = self.conv.output_size(*self.image[:2])
-        wholes("an image's numbers", [math.prod(size) * out, math.prod(self.conv.weight_shape)])
+        wholes("the numbers of an image and of a weight", [math.prod(size) * out, math.prod(self.conv.weight_shape)])
+        if len(shape) == 1 and size != (1, 1):
+            raise ValueError(f"expected one pixel of results for {shape}, got {size}")
         self._plan_weight(weight)
-        if bias is not False:
+        if truth("bias", bias):
             self.wants("bias", np.float32, out)
         self.on_codes = self.before.is_codes and weight is not None
         self.by_image = self.on_codes or direct.serves(np.empty(0, np.float32), self.conv)  # a BLAS may sum otherwise
@@ -57,7 +59,8 @@ class Product(Stage):
             self.weights = None
             self.wants("weight", np.float32, *self.conv.weight_shape)
             return
-        self.weights = codes_wire(self.conv.weight_shape, {"bits": weight["bits"], "encoding": weight["encoding"], "scale": 1.0})
+        codes = {"bits": weight["bits"], "encoding": weight["encoding"], "scale": 1.0}
+        self.weights = codes_wire(self.conv.weight_shape, codes)
         self.wants("planes", np.uint8, self.weights.bits, -(-math.prod(self.conv.weight_shape) // 8))
         shape = {"one": (), "filter": (self.conv.out_channels,), "sign": (2,), "none": None}[weight["scales"]]
         if weight["scales"] == "sign" and self.weights.encoding != "ternary":
@@ -69,8 +72,8 @@ class Product(Stage):
         conv, w = self.conv, self.weights
         self.bound = top(self.before) * top(w) * conv.group_in * conv.kernel[0] * conv.kernel[1]
         if w.encoding == "unsigned" or 2 * self.bound >= 1 << 31:
-            raise ValueError(f"expected bipolar or ternary weights and sums that fit int32, got {w.encoding} ones and sums up to "
-                             f"{self.bound}")
+            raise ValueError(f"expected bipolar or ternary weights and sums that fit int32, got {w.encoding} ones and sums up "
+                             f"to {self.bound}")
         self.flat, self.size = conv.flattened(*self.image[:2])
         self.takes_words = conv.groups == 1
 
@@ -93,7 +96,8 @@ class Product(Stage):
         self.terms = []
         for term in self.codes.terms():
             w = term.with_values(term.values.reshape(self.flat.weight_shape))
-            self.terms.append((popcount.Forward(self.before, w, self.flat, self.size, accumulator_type(self.before, w, self.conv)),
+            dtype = accumulator_type(self.before, w, self.conv)
+            self.terms.append((popcount.Forward(self.before, w, self.flat, self.size, dtype),
                                self.before.scale * (w.scale if w.one_scale else 1.0), None if w.one_scale else w.scale))
 
     @property
@@ -120,7 +124,8 @@ class Product(Stage):
     def run(self, x):
         if self.on_codes:
             words = self.words(x)
-            parts = (_scaled(forward(words, np.full(len(words), kappa, np.float32)), scale) for forward, kappa, scale in self.terms)
+            parts = (_scaled(forward(words, np.full(len(words), kappa, np.float32)), scale)
+                     for forward, kappa, scale in self.terms)
             y = self._biased(sum_of(parts))
         else:
             x = np.ascontiguousarray(real(x)).reshape(x.shape[0], *self.image)
@@ -186,8 +191,8 @@ class Thresholds(Product):
 
         code = number of thresholds t with sign * sum(input level * weight level) >= t
 
-    Options: those of a product, without scales ("none") and bias; codes, {"bits", "encoding", "scale"} of those that leave; pool,
-    null or [size, stride, padding] of a max pooling; pool_sums: is it one of the sums themselves, or of sign * sum?
+    Options: those of a product, without scales ("none") and bias; codes, {"bits", "encoding", "scale"} of those that leave;
+    pool, null or [size, stride, padding] of a max pooling; pool_sums: is it one of the sums themselves, or of sign * sum?
     Arrays: planes, see ``Product``; sign, int8 (out,) of 1 and -1; thresholds, int32 (largest code, out), rising.
     """
 
@@ -195,9 +200,9 @@ class Thresholds(Product):
 
     def plan(self, codes, pool, pool_sums, **product):
         wire = super().plan(**product)
-        if not self.on_codes or product["bias"] is not False or product["weight"]["scales"] != "none":
+        if not self.on_codes or product["bias"] or product["weight"]["scales"] != "none":
             raise ValueError("expected codes, and weights of codes without scales and bias")
-        shape, self.pool_of_sums = wire.shape, pool if pool_sums else None
+        shape, self.pool_of_sums = wire.shape, pool if truth("pool_sums", pool_sums) else None
         self.window = 1 if pool is None or pool_sums else pool[0]  # of pack_thresholds
         if pool is not None:
             shape = pooled_shape(shape, *pool)

@@ -32,7 +32,7 @@ from bitnet.quantizers import (
 from bitnet.tensor import Tensor
 
 CHUNK = 32      # images that go through stages together, small enough to stay in cache
-LARGEST = 1 << 31  # numbers of a sample between two stages, and no size of a stage is larger
+LARGEST = 1 << 28  # numbers of a sample between two stages, and no size of a stage is larger
 KINDS = {}
 
 # Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
@@ -78,6 +78,13 @@ def wholes(what, values, count=None, low=0, high=LARGEST):
     if not isinstance(values, (list, tuple)) or count not in (None, len(values)):
         raise ValueError(f"{what} must be a list of {'' if count is None else count} whole numbers, got {values!r}")
     return tuple(whole(what, value, low, high) for value in values)
+
+
+def truth(what, value):
+    """``value``; ValueError where it is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} must be true or false, got {value!r}")
+    return value
 
 
 def shape_of(what, values):
@@ -132,7 +139,8 @@ class Stage:
         try:
             self.after = self.plan(**options)
         except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"{name}: a stage {self.kind!r} does not take these options: {str(options)[:200]} ({error})") from None
+            raise ValueError(f"{name}: a stage {self.kind!r} does not take these options: {str(options)[:200]} "
+                             f"({error})") from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

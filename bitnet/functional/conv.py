@@ -27,9 +27,9 @@ def paddings(padding, size, kernel, stride):
 class Conv2d(Function):
     """y = x * w + b (cross-correlation, zero padding). DoReFa-Net, arXiv:1606.06160, algorithm 1, steps 3, 12, 13 and 14.
 
-    With a gradient quantizer, backward encodes grad_output once and both gradient products run on the codes. Where a term of the
-    weight has a scale for each filter, the input gradient sums over these scales: they go into grad_output before it is encoded
-    once more, and the weight gradient, which they do not concern, keeps the first encoding.
+    With a gradient quantizer, backward encodes grad_output once and both gradient products run on the codes. Where a term of
+    the weight has a scale for each filter, the input gradient sums over these scales: they go into grad_output before it is
+    encoded once more, and the weight gradient, which they do not concern, keeps the first encoding.
     """
 
     takes_codes = True

@@ -111,7 +111,8 @@ class Block(Module):
             return "", "pooling windows overlap or are too large"
         order = [part for part in self.order.split() if getattr(self, part) is not None]
         if not (conv.weight_quantizer or conv.input_quantizer or conv.grad_quantizer or norm):
-            return ("first", "") if order in (["conv", "pool", "act"], ["conv", "act"]) else ("", f"the order is {' '.join(order)}")
+            known = order in (["conv", "pool", "act"], ["conv", "act"])
+            return ("first", "") if known else ("", f"the order is {' '.join(order)}")
         conditions = (
             (order in (["conv", "norm", "pool", "act"], ["conv", "norm", "act"]), f"the order is {' '.join(order)}"),
             (norm and norm.is_affine, "there is no plain batch norm"),

@@ -34,8 +34,8 @@ class _Norm(Module):
     def check(self, shape):
         """ValueError where training meets one value a channel: each would be its own mean, and all results 0."""
         if self.training and math.prod(shape[:-1]) == 1:
-            raise ValueError(f"{self.name or 'batch norm'} needs more than one value a channel in training, got a batch of shape "
-                             f"{tuple(shape)}: a larger batch size helps")
+            raise ValueError(f"{self.name or 'batch norm'} needs more than one value a channel in training, got a batch of "
+                             f"shape {tuple(shape)}: a larger batch size helps")
 
 
 class BatchNorm(_Norm):

@@ -10,6 +10,7 @@ of its own in this folder, found by its name.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -283,7 +284,7 @@ def places_of(tree, ends):
         raise ValueError("there is no layer with weights in this network")
     places = [Place(layer, owner.get(id(layer))) for layer in layers]
     places[0].first = places[-1].last = True
-    for place, following in zip(places, places[1:], strict=False):
+    for place, following in pairwise(places):
         place.before_last = following.last and not ends
     sizes = {}
     tree.trace(Signal(tree.input_shape), lambda module, before, after: sizes.setdefault(id(module), before.shape))
@@ -332,4 +333,5 @@ def training_of(net, lr=None, schedule=None):
     lr = recipe.lr if lr is None else lr
     if not lr > 0:
         raise ValueError(f"the learning rate must be positive, got {lr}")
-    return {"optimizer": recipe.optimizer(net.parameters(), lr), "schedule": schedule or recipe.schedule(lr), "loss": recipe.loss}
+    return {"optimizer": recipe.optimizer(net.parameters(), lr), "schedule": schedule or recipe.schedule(lr),
+            "loss": recipe.loss}

@@ -1,4 +1,4 @@
-"""Binary-Weight-Networks: one bit times the mean magnitude, of a layer (DoReFa-Net's reading) or of each filter (XNOR-Net's)."""
+"""Binary-Weight-Networks: a bit times the mean magnitude, of a layer (DoReFa-Net's reading) or of each filter (XNOR-Net's)."""
 
 from functools import partial
 

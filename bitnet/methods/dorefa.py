@@ -1,6 +1,7 @@
 """DoReFa-Net (Zhou et al., arXiv:1606.06160): weights, activations and gradients of a few bits."""
 
 from functools import partial
+from itertools import pairwise
 
 from bitnet.bits import parse_bits
 from bitnet.layers import Activation, Clip
@@ -62,7 +63,7 @@ class DoReFa(Method):
         found = {place.layer.name: place for place in inner}
         if not self.overrides.keys() <= found.keys():
             raise ValueError(f"bits can be overridden for {', '.join(found)}, got {', '.join(self.overrides)}")
-        for before, place in zip(places, places[1:], strict=False):
+        for before, place in pairwise(places):
             if place.layer.name in self.overrides:
                 w, a, g = self.overrides[place.layer.name]
                 place.layer.quantize(None if w == 32 else DoReFaWeight(w), None, None if g == 32 else DoReFaGradient(g))

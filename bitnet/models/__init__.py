@@ -9,13 +9,12 @@ import pkgutil
 
 from bitnet.bits import parse_bits
 from bitnet.methods.dorefa import DoReFa
+from bitnet.models.mnist import lenet, mlp
+from bitnet.models.svhn import WIDTHS as SVHN_WIDTHS
 from bitnet.networks import build, names, network
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-
-from bitnet.models.mnist import lenet, mlp
-from bitnet.models.svhn import WIDTHS as SVHN_WIDTHS
 
 __all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "build", "lenet", "mlp", "names", "network", "parse_bits", "svhn"]
 

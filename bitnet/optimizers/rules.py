@@ -127,8 +127,9 @@ class ShiftAdaMax(Optimizer):
 class DST(Adam):
     """Discrete state transition (Deng et al., arXiv:1705.09283): Adam's step as the probability of a jump.
 
-    A ``quantizers.gxnor.DiscreteParameter`` moves in its space by ``GXNORWeight.move`` of the step that Adam would take; only Adam's
-    moments are floats. Other parameters (batch norm's) take the step itself. Weight decay does not reach discrete weights.
+    A ``quantizers.gxnor.DiscreteParameter`` moves in its space by ``GXNORWeight.move`` of the step that Adam would take; only
+    Adam's moments are floats. Other parameters (batch norm's) take the step itself. Weight decay does not reach discrete
+    weights.
     """
 
     def step_one(self, parameter, state):

@@ -19,9 +19,9 @@ from bitnet.layers import Weighted, unfused
 from bitnet.module import preserved
 from bitnet.quantizers import Quantizer
 from bitnet.quantizers.base import observe
+from bitnet.report.callback import Callback
 from bitnet.report.pictures import FAINT, new_figure, write_figure
 from bitnet.tensor import no_grad
-from bitnet.training.callback import Callback
 
 
 class Inside(Callback):
@@ -81,7 +81,8 @@ class Inside(Callback):
         return found
 
     def _gradients(self, trainer, batch):
-        layers = {layer.name: layer for layer in trainer.model.modules() if isinstance(layer, Weighted) and layer.grad_quantizer}
+        layers = {layer.name: layer for layer in trainer.model.modules()
+                  if isinstance(layer, Weighted) and layer.grad_quantizer}
         if not layers:
             return {}
         state, quantizers = random.get_state(), {name: layer.grad_quantizer for name, layer in layers.items()}

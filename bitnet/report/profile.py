@@ -20,9 +20,9 @@ from contextlib import ExitStack
 
 from bitnet import execution
 from bitnet.kernels.machine import compile, peak, threads
+from bitnet.report.callback import Callback
 from bitnet.report.tables import PATHS
 from bitnet.text import columns
-from bitnet.training.callback import Callback
 
 KINDS = ("packing", "product", "epilogue", "elementwise", "Python")
 STEPS, WARM = 10, 3  # profiled steps, and steps before them

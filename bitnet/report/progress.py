@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bitnet.report.callback import Callback
 from bitnet.report.pictures import draw_curves
 from bitnet.storage.atomic import write_atomically
-from bitnet.training.callback import Callback
 
 
 def write_metrics(path, history):

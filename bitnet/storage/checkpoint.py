@@ -9,8 +9,8 @@
 The file is made in memory, written beside its target and then renamed: a full disk or a kill leaves the old one.
 JSON keeps float64 exactly (shortest text that reads back as the same number), so a resumed run repeats every bit.
 
-A file is not believed: the tree is built without values, what it must hold is compared with what the file says it holds, and that
-with the file's size, before any array is read.
+A file is not believed: the tree is built without values, what it must hold is compared with what the file says it holds, and
+that with the file's size, before any array is read.
 """
 
 import io
@@ -178,10 +178,10 @@ def load_checkpoint(path):
 def _read(path, file):
     found = file.attrs.get("format", "no format"), file.attrs.get("version", "none")
     if found[0] != FORMAT or found[1] not in (1, VERSION):
-        raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {plain(found[0], 40)!r} of version "
-                              f"{plain(found[1], 40)}")
+        raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {plain(found[0], 40)!r} of "
+                              f"version {plain(found[1], 40)}")
     meta = _dataset(file, "meta", path)
-    if meta.shape != () or h5py.check_string_dtype(meta.dtype) is None or path.stat().st_size < meta.nbytes:
+    if meta.shape != () or not h5py.check_string_dtype(meta.dtype) or path.stat().st_size < meta.nbytes:
         raise CheckpointError(f"{path}: expected a text meta, found something else")
     text = meta[()].decode()
     if len(text) > LARGEST_TEXT:
@@ -271,6 +271,10 @@ def _plain(value):
     raise TypeError(f"cannot save {type(value).__name__}: expected numbers, texts, lists and dicts")
 
 
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def validated_run(path, more):
     """What a run's checkpoint says of its progress; CheckpointError where that cannot be.
 
@@ -281,12 +285,12 @@ def validated_run(path, more):
     if "history" not in more:
         raise CheckpointError(f"{path}: expected the checkpoint of a run, found a saved model without its training")
     whole = {"epoch": 0, "step": 0, "epochs": 1, "seen": 0, "correct": 0}
-    good = all(type(more.get(name)) is int and more[name] >= least for name, least in whole.items())
+    good = all(_is_whole(more.get(name)) and more[name] >= least for name, least in whole.items())
     good = good and all(isinstance(more.get(name), (int, float)) and math.isfinite(more[name])
                         for name in ("loss_sum", "step_seconds", "seconds"))
     good = good and isinstance(more.get("config"), dict) and isinstance(more.get("notes"), dict)
     random, history = more.get("random"), more.get("history")
-    good = good and isinstance(random, list) and len(random) == 2 and all(type(one) is int for one in random)
+    good = good and isinstance(random, list) and len(random) == 2 and all(map(_is_whole, random))
     numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds")
     good = good and isinstance(history, list) and len(history) == more["epoch"] and all(
         isinstance(record, dict) and record.get("epoch") == i + 1 and all(isinstance(record.get(name), (int, float))

@@ -108,11 +108,12 @@ def read_arrays(path, expected):
     for name, (dtype, shape) in expected.items():
         if headers[name] != (dtype, shape):
             found = headers[name]
-            raise CheckpointError(f"{path}: expected {name} as {np.dtype(dtype)} of shape {shape}, found {found[0]} of {found[1]}")
+            raise CheckpointError(f"{path}: expected {name} as {np.dtype(dtype)} of shape {shape}, found {found[0]} of "
+                                  f"{found[1]}")
     # deflate makes a byte of at most 1,032: what claims more is not in there
     claimed, taken = sum(np.dtype(d).itemsize * math.prod(s) for d, s in expected.values()), Path(path).stat().st_size
     if claimed > 1032 * taken:
-        raise CheckpointError(f"{path}: expected arrays of {claimed:,} bytes, found a file of {taken:,}, which cannot hold them")
+        raise CheckpointError(f"{path}: expected arrays of {claimed:,} bytes, found a file of {taken:,} that cannot hold them")
     try:
         with _open(path) as file:
             arrays = {}

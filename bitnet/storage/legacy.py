@@ -28,28 +28,29 @@ def described(config, arrays, path):
             tree = _tree(dict(config))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: no model is known for its configuration {plain(config)}: {plain(error)}") from None
-    names = {name: _renamed(name, config["name"]) for name in arrays}
+    names = {name: _renamed(name, "overrides" in config) for name in arrays}
     return json.loads(json.dumps(description.describe(tree))), names
 
 
 def _tree(config):
-    name, config = config.pop("name"), config | {"seed": None}
-    if name == "svhn":
-        return models.svhn(**config)
-    if name == "bitwise":
-        if config["zeros"]:
-            raise ValueError("zeros of bitwise weights are not read any more")
-        return methods.Bitwise().apply(models.build("mlp", width=config["width"]))
-    if name != "method":
-        raise ValueError(f"the network must be svhn, method or bitwise, got {name!r}")
-    if config["data"] == "svhn":
-        method = methods.get(config["method"])(config["bits"])
-        return method.apply(_svhn_of_methods(config["model"]))
-    return methods.build(**config)
+    builder = {"svhn": models.svhn, "method": _of_method, "bitwise": _bitwise}[config.pop("name")]
+    return builder(**config | {"seed": None})
+
+
+def _of_method(data, model, **config):
+    if data != "svhn":
+        return methods.build(data=data, model=model, **config)
+    return methods.get(config["method"])(config["bits"]).apply(_svhn_of_methods(model))
+
+
+def _bitwise(width, zeros, seed):
+    if zeros:
+        raise ValueError("zeros of bitwise weights are not read any more")
+    return methods.Bitwise().apply(models.build("mlp", width=width))
 
 
 def _svhn_of_methods(model):
-    """The SVHN network that methods other than DoReFa-Net's own script had: no dropout, no penalty, filters of the whole image."""
+    """The SVHN network that methods had: no dropout, no penalty, and conv6 a fully connected layer."""
     widths = [int(size * models.SVHN_WIDTHS[model]) for size in (48, 64, 64, 128, 128, 128, 512)]
     shapes = ((5, 0, 2), (3, "same", 1), (3, "same", 2), (3, 0, 1), (3, "same", 1), (3, 0, 1), ((5, 5), 0, 1))
     blocks = {f"block{i}": Block(inputs, outputs, kernel, padding=padding, pool=pool, order="conv pool norm act")
@@ -57,11 +58,11 @@ def _svhn_of_methods(model):
     return Sequential(images=Images(40, 40, 3), **blocks, fc=Conv2d(widths[-1], 10, 1, bias=True), flatten=Flatten())
 
 
-def _renamed(name, network):
+def _renamed(name, svhn):
     if not name.startswith("model/"):
         return name
     name = name.replace(".weight_scales", ".weight_quantizer.scales")
-    if network == "svhn":
+    if svhn:
         name = re.sub(r"^model/conv(\d)\.", r"model/conv\1.conv.", name)
         name = re.sub(r"^model/bn(\d)\.", r"model/conv\1.norm.", name)
     return name

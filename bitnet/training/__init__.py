@@ -1,6 +1,6 @@
 """Training: the loop, what it is for, how it is watched, evaluated and stopped; ``run`` is what training scripts share."""
 
-from bitnet.training.callback import Callback
+from bitnet.report.callback import Callback
 from bitnet.training.evaluation import Evaluation, evaluate, fingerprint
 from bitnet.training.finite import NonFiniteError, find_non_finite
 from bitnet.training.stop import StopRequest

@@ -142,18 +142,20 @@ def open_run(given, defaults, name, epochs):
     checkpoint = load_checkpoint(path)
     more = validated_run(path, checkpoint.more)
     saved = more["config"]
-    if defaults.keys() - {"data"} - saved.keys():
-        raise UsageError(f"{path}: expected a run of this script, found one without {', '.join(sorted(defaults.keys() - saved.keys()))}")
+    lacking = sorted(defaults.keys() - {"data"} - saved.keys())
+    if lacking:
+        raise UsageError(f"{path}: expected a run of this script, found one without {', '.join(lacking)}")
     # where the data lies may change, which data it is may not: the Trainer compares fingerprints
     refuse_contradictions(path, saved, {option: value for option, value in asked.items() if option != "data"})
     settings = defaults | {option: saved[option] for option in defaults if option in saved}
     settings["data"] = asked.get("data", more["notes"].get("data"))
     total = given.epochs or more["epochs"]
     if total < more["epoch"]:
-        raise UsageError(f"{path}: expected --epochs {more['epoch']} or more, the number trained already, found --epochs {total}")
+        raise UsageError(f"{path}: expected --epochs {more['epoch']} or more, the number trained already, "
+                         f"found --epochs {total}")
     if total > more["epochs"]:
-        print(f"{out}: {total} epochs instead of {more['epochs']}: the learning rate follows the longer run from here on, and may be "
-              "higher than it was", flush=True)
+        print(f"{out}: {total} epochs instead of {more['epochs']}: the learning rate follows the longer run from here on, "
+              "and may be higher than it was", flush=True)
     return Run(out, settings, total, checkpoint)
 
 

@@ -20,7 +20,7 @@ from bitnet import execution, random
 from bitnet.datasets import Loader
 from bitnet.kernels.machine.arrays import all_finite
 from bitnet.methods import training_of
-from bitnet.module import Module, structure
+from bitnet.module import Module, Sequential, structure
 from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.storage.checkpoint import validated_run
 from bitnet.training.evaluation import evaluate, fingerprint
@@ -61,6 +61,8 @@ class Trainer:
     ):  # fmt: skip
         self.model, self.test, self.epochs = model, test, epochs
         self.loader = Loader(train, batch_size, seed=seed, augment=augment)
+        if isinstance(model, Sequential):  # so that a file tells what its network is for
+            model.trained_on, model.classes = tuple(train.shape), tuple(train.classes)
         own = training_of(model)
         if optimizer is None:
             optimizer, schedule = own["optimizer"], schedule or own["schedule"]

@@ -213,7 +213,7 @@ assert np.abs(two.decode()).max() == 1
 # weights before and after? The *correlation* tells: 1 means equal up to the size, 0 means nothing in common.
 
 # %%
-weight = models.svhn("A").conv2.weight.data
+weight = models.svhn("A").conv2.conv.weight.data
 assert weight.shape == (3, 3, 64, 64) and weight.size == 36_864 and 0.01 < weight.std() < 0.1
 alike, used = {}, {}
 for bits in (1, 2, 3, 4, 6, 8):
@@ -263,7 +263,8 @@ assert used[2][0] + used[2][3] < 0.02
 # %%
 model = models.svhn("A")
 pixels = {"conv0": 36**2, "conv1": 18**2, "conv2": 18**2, "conv3": 7**2, "conv4": 7**2, "conv5": 5**2, "conv6": 1, "fc": 1}
-parameters = {name: getattr(model, name).weight.data.size for name in pixels}
+weights = {name.partition(".")[0]: p.data for name, p in model.named_parameters().items() if name.endswith(".weight")}
+parameters = {name: weights[name].size for name in pixels}
 macs = {name: parameters[name] * pixels[name] for name in pixels}
 print("layer   parameters         MAC")
 for name in pixels:

@@ -330,4 +330,4 @@ exercise(dot_ternary, check_dot_ternary)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1 and equation 3. The
-# identity at the head of `kernels/popcount.py`.
+# identity at the head of `kernels/products/popcount.py`.

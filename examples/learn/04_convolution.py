@@ -259,11 +259,11 @@ assert (tile_macs, tile_loads, simple_loads) == (4096, 9, 128)
 # %% [markdown]
 # ## The limit, and how near it is
 #
-# How fast could it be at best? `bitnet.kernels.peak` measures it: a loop of XOR, popcount and add on registers alone, which
-# loads nothing; the same for float multiply-adds; and a long copy through memory. Versions are timed in turn, several rounds,
-# and the median counts, all on one thread. The clock runs only while this thread runs (`thread_time`): other programs then
-# disturb less. Each version is given operands in its own form, so packing is not in the time; with packing the library is
-# listed once more.
+# How fast could it be at best? `bitnet.kernels.machine.peak` measures it: a loop of XOR, popcount and add on registers alone,
+# which loads nothing; the same for float multiply-adds; and a long copy through memory. Versions are timed in turn, several
+# rounds, and the median counts, all on one thread. The clock runs only while this thread runs (`thread_time`): other programs
+# then disturb less. Each version is given operands in its own form, so packing is not in the time; with packing the library
+# is listed once more.
 
 # %%
 cores = threads.get_threads()
@@ -406,5 +406,5 @@ exercise(border_constants, check_border_constants)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1. Williams, Waterman and
-# Patterson, Roofline, Communications of the ACM 52(4), 2009. The register tile in `kernels/tiles.py`, its vectors in
-# `kernels/vectors.py`, the limit in `kernels/peak.py`.
+# Patterson, Roofline, Communications of the ACM 52(4), 2009. The register tile in `kernels/products/tiles.py`, its
+# vectors in `kernels/machine/vectors.py`, the limit in `kernels/machine/peak.py`.

@@ -187,7 +187,7 @@ def backward(batch):
 for start in range(0, len(images), 32):
     backward(slice(start, start + 32))
     optimizer.step()
-layer = model.conv3
+layer = model.conv3.conv
 layer.grad_quantizer = Listening(4)
 backward(slice(0, 64))
 g = layer.grad_quantizer.heard
@@ -407,4 +407,4 @@ exercise(three_levels, check_three_levels)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, section 2.5 and equation 7.
-# Noise that is a hash of a counter: `kernels/noise.py`.
+# Noise that is a hash of a counter: `kernels/machine/noise.py`.

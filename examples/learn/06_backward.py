@@ -350,7 +350,7 @@ with bitnet.use_kernels("popcount"), execution.log() as log:
 print(f"{'layer':8}{'product':13}{'bits':>8}{'MMAC':>8}  kernels")
 for record in log:
     bits = f"{record.bits[0]} x {record.bits[1]}"
-    print(f"{record.layer:8}{record.path:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
+    print(f"layer{record.layer:3}{record.path:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
 on_bits = [(record.path, record.bits) for record in log if record.family == "popcount"]
 assert sorted(on_bits) == sorted(2 * [("forward", (2, 1)), ("input_grad", (4, 1)), ("weight_grad", (4, 2))])
 
@@ -419,4 +419,5 @@ exercise(masked_dot, check_masked_dot)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.5 and equation 7
-# (gradients). The border tables and streams of positions in `kernels/popcount.py` and `kernels/spatial.py`.
+# (gradients). The border tables and streams of positions in `kernels/products/popcount.py` and
+# `kernels/products/spatial.py`.

@@ -11,28 +11,31 @@ import inspect
 import matplotlib.pyplot as plt
 import numpy as np
 from common import AMBER, BLUE, GREY, YourTurn, digits, exercise, show, size
-from network import Small
+from network import small
 
 from bitnet import Codes, Tensor, execution, functional, optimizers, random, use_kernels
 from bitnet.kernels.machine import threads
 from bitnet.kernels.products.packing import pack_channels
-from bitnet.layers import conv_block, unfused
+from bitnet.layers import unfused
 from bitnet.tensor import Reshape
 
 # %% [markdown]
 # ## The network
 #
 # Three convolutions and a linear layer, wired as in the paper. The first convolution and the last layer are float. The two
-# inner ones have 1-bit weights, 2-bit inputs and 4-bit gradients, (W, A, G) = (1, 2, 4). A layer is given its *quantizers*,
-# the objects that turn reals into codes; `None` would mean float. Between two convolutions stand batch norm (each channel is
-# shifted and scaled to mean 0 and variance 1 over the batch, then by two learned numbers), max pooling, and the activation:
-# clip to [0, 1] and round. It stands in `network.py`, since chapter 8 trains it:
+# inner ones have 1-bit weights, 2-bit inputs and 4-bit gradients, (W, A, G) = (1, 2, 4). We write the network in float, a
+# `Block` for each convolution, and the method `DoReFa` rewrites it: an inner layer is given its *quantizers*, the objects that
+# turn reals into codes; no quantizer means float. Between two convolutions stand batch norm (each channel is shifted and
+# scaled to mean 0 and variance 1 over the batch, then by two learned numbers), max pooling, and the activation: clip to
+# [0, 1] and round, but for the last one, which a float layer reads. All this stands in `network.py`, since chapter 8 trains it.
+# Below it is what the method made of the network:
 
 # %%
-print(inspect.getsource(Small))
+print(inspect.getsource(small))
 N = size(64, 16)
 images, labels = digits("train", N)
-model = Small().train()
+model = small().train()
+print(model)
 
 # %% [markdown]
 # ## Forward, one operation at a time
@@ -53,26 +56,26 @@ def watch(name, operation, *inputs):
     codes = isinstance(array, Codes)
     bits, stored = (array.bits, array.values) if codes else (8 * array.itemsize, array)
     rows.append((name, stored.shape, bits, stored.nbytes, stored.size * bits / 8, codes))
-    print(f"{name:<24}{'x'.join(map(str, stored.shape)) or 'number':<13}{bits:>3} {stored.nbytes / 1000:>9,.1f}  "
+    print(f"{name:<27}{'x'.join(map(str, stored.shape)) or 'number':<13}{bits:>3} {stored.nbytes / 1000:>9,.1f}  "
           + ", ".join(dict.fromkeys(kernels)))
     return result
 
 
-HEAD = f"{'what':<24}{'shape':<13}bits {'kB':>8}  kernels"
+HEAD = f"{'what':<27}{'shape':<13}bits {'kB':>8}  kernels"
 random.seed(1)
 print(HEAD)
-y0 = watch("conv0, sums", model.conv0, Tensor(images))
-p0 = watch("max pool", model.pool0, y0)
-a0 = watch("activation codes", model.act0, p0)
-w1 = watch("conv1, weight codes", model.conv1.weight_quantizer, model.conv1.weight)
-y1 = watch("conv1, scaled sums", model.conv1, a0)
-z1 = watch("batch norm", model.bn1, y1)
-p1 = watch("max pool", model.pool1, z1)
-a1 = watch("activation codes", model.act1, p1)
-y2 = watch("conv2, scaled sums", model.conv2, a1)
-z2 = watch("batch norm", model.bn2, y2)
-p2 = watch("max pool", model.pool2, z2)
-c2 = watch("clip", functional.clip, p2)
+y0 = watch("conv0, sums", model.conv0.conv, Tensor(images))
+p0 = watch("max pool", model.conv0.pool, y0)
+a0 = watch("activation codes", model.conv0.act, p0)
+w1 = watch("conv1, weight codes", model.conv1.conv.weight_quantizer, model.conv1.conv.weight)
+y1 = watch("conv1, scaled sums", model.conv1.conv, a0)
+z1 = watch("batch norm", model.conv1.norm, y1)
+p1 = watch("max pool", model.conv1.pool, z1)
+a1 = watch("activation codes", model.conv1.act, p1)
+y2 = watch("conv2, scaled sums", model.conv2.conv, a1)
+z2 = watch("batch norm", model.conv2.norm, y2)
+p2 = watch("max pool", model.conv2.pool, z2)
+c2 = watch("clip", model.conv2.act, p2)
 logits = watch("fc, logits", model.fc, model.flatten(c2))
 loss = watch("loss", functional.softmax_cross_entropy, logits, labels)
 assert a0.shape == (N, 18, 18, 32) and a1.shape == (N, 9, 9, 64) and logits.shape == (N, 10)
@@ -120,16 +123,18 @@ def gradients(function, g):
 
 while tensor._function is not None:
     function = tensor._function
+    with function.there():  # where its forward ran
+        layer = execution.current_layer()
     if getattr(function, "grad_quantizer", None):
-        codes = watch(f"{function.layer}, gradient codes", function.grad_quantizer.encode, g)
+        codes = watch(f"{layer}, gradient codes", function.grad_quantizer.encode, g)
         g = watch("  its input gradient", execution.input_grad, codes, function.w, function.conv, function.x.shape[1:3])
-        by_hand[function.layer] = watch("  its weight gradient", execution.weight_grad, codes, function.x, function.conv)
+        by_hand[layer] = watch("  its weight gradient", execution.weight_grad, codes, function.x, function.conv)
     elif tensor is y0:
         by_hand["conv0"] = watch("conv0, weight gradient", lambda f, g: gradients(f, g)[1], function, g)
     elif isinstance(function, Reshape):
         g = gradients(function, g)[0]
     else:
-        g = watch(f"gradient before {function.layer or 'clip'}", lambda f, g: gradients(f, g)[0], function, g)
+        g = watch(f"gradient before {layer}", lambda f, g: gradients(f, g)[0], function, g)
     tensor = function.parents[0]
 
 # %% [markdown]
@@ -146,7 +151,7 @@ while tensor._function is not None:
 random.set_state(random_state)
 loss.backward()
 for layer, gradient in by_hand.items():
-    assert np.array_equal(gradient, vars(model)[layer].weight.grad)
+    assert np.array_equal(gradient, model[layer].conv.weight.grad)
 print("by hand and by loss.backward(): equal in all bits for", ", ".join(by_hand))
 
 steps = [row for row in rows if row[1]]
@@ -161,17 +166,17 @@ show(figure, "07-widths")
 # %% [markdown]
 # ## The same step when nobody watches
 #
-# The network's `forward` does not call the layers one by one. `conv_block` is one operation from codes to codes: while a line
-# of sums is in the processor's registers, it is scaled, normalised, pooled, clipped and rounded. Floats exist there for a
-# moment, and are never written to memory. This is called *fused*. It must not change a result, and does not: codes, loss and
-# gradients of the inner layers are the same bits with the single operations (`unfused`), with any kernel family (chapter 4),
-# on any number of threads. Only the first layer adds up its gradient in another order.
+# A block does not call its parts one by one where it need not. Where it said *one Function* above, it is one operation from
+# codes to codes: while a line of sums is in the processor's registers, it is scaled, normalised, pooled, clipped and rounded.
+# Floats exist there for a moment, and are never written to memory. This is called *fused*. It must not change a result, and
+# does not: codes, loss and gradients of the inner layers are the same bits with the single operations (`unfused`), with any
+# kernel family (chapter 4), on any number of threads. Only the first layer adds up its gradient in another order.
 
 
 # %%
 def step(family="popcount", single=False, bits=(1, 2, 4)):
     """Loss and all gradients of one step of a new network, and what its graph keeps after forward."""
-    model = Small(bits).train()
+    model = small(bits).train()
     random.seed(1)
     with use_kernels(family):
         if single:
@@ -218,7 +223,7 @@ for family, single in (("popcount", True), ("byte_dot", False), ("float", False)
     way = "single operations" if single else "fused"
     print(f"{family}, {way}: loss {other_loss:.6f}, same bits in {len(same)} of {len(fused)} gradients")
     assert other_loss == fused_loss
-    assert set(fused) - set(same) <= ({"conv0.weight", "conv0.bias"} if single else set())
+    assert set(fused) - set(same) <= ({"conv0.conv.weight", "conv0.conv.bias"} if single else set())
     assert all(np.allclose(fused[name], other[name], rtol=1e-3, atol=1e-6) for name in fused)
     if single:
         single_held = other_held
@@ -236,7 +241,7 @@ _, _, float_held = step(bits=(32, 32, 32))
 
 # %%
 random.seed(1)
-fresh = Small().train()
+fresh = small().train()
 with execution.log() as products, use_kernels("popcount"):
     functional.softmax_cross_entropy(fresh(images), labels).backward()
 print("layer  product      family    bits    million multiply-accumulates")
@@ -285,10 +290,10 @@ assert totals["(1,2,4), fused"] < totals["float"] / 3 and totals["(1,2,4), singl
 
 # %%
 optimizer = optimizers.Adam(model.parameters(), lr=1e-3)
-weight = model.conv1.weight
-before, codes_before = weight.data.copy(), model.conv1.weight_quantizer.encode(weight.data).values
+weight = model.conv1.conv.weight
+before, codes_before = weight.data.copy(), model.conv1.conv.weight_quantizer.encode(weight.data).values
 optimizer.step()
-codes_after = model.conv1.weight_quantizer.encode(weight.data).values
+codes_after = model.conv1.conv.weight_quantizer.encode(weight.data).values
 moved, flipped = np.mean(weight.data != before), np.mean(codes_before != codes_after)
 print(f"conv1: {moved:.1%} of the latent weights moved, {flipped:.2%} of the codes changed")
 assert 10 * flipped < moved
@@ -375,7 +380,7 @@ def kept_bytes(shape, pool):
 
 
 def check_kept_bytes(kept_bytes):
-    codes = conv_block(Tensor(a0.codes), model.conv1, model.bn1, model.act1, model.pool1)
+    codes = model.conv1(Tensor(a0.codes))
     block = codes._function
     assert kept_bytes(block.accum.shape, 2) == block.accum.nbytes + block.route.nbytes + codes.codes.values.nbytes
     assert kept_bytes((1, 4, 4, 8), 1) == 4 * 128

@@ -14,11 +14,11 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 from common import AMBER, BLUE, GREY, RED, YourTurn, exercise, read, show, size
-from network import Small
+from network import small
 
 from bitnet import functional, optimizers, random
 from bitnet.datasets import Loader
-from bitnet.inside import Inside
+from bitnet.report.inside import Inside
 from bitnet.training import Trainer
 
 # %% [markdown]
@@ -29,8 +29,8 @@ from bitnet.training import Trainer
 
 
 # %%
-def small(bits, seed=0):
-    return Small(bits, width=16, seed=seed)
+def narrow(bits, seed=0):
+    return small(bits, width=16, seed=seed)
 
 
 train, test = read("train", size(3000, 400)), read("test", size(1000, 200))
@@ -45,7 +45,7 @@ train, test = read("train", size(3000, 400)), read("test", size(1000, 200))
 EPOCHS, BATCH, RATE = size(7, 3), size(20, 40), size(0.005, 0.01)
 
 random.seed(0)  # gradient noise
-model = small((4, 4, 8)).train()
+model = narrow((4, 4, 8)).train()
 optimizer = optimizers.Adam(model.parameters(), lr=RATE, eps=1e-5)
 for batch in Loader(train, BATCH, seed=0).epoch(0):  # in shuffled order
     optimizer.zero_grad()
@@ -59,7 +59,7 @@ print(f"after one epoch: loss of the last batch {float(loss.data):.2f}; guessing
 # checkpoints, stops where numbers stop being finite, and calls observers, *callbacks*. The steps are ours, to the bit:
 
 # %%
-same = small((4, 4, 8))
+same = narrow((4, 4, 8))
 Trainer(same, train, test, epochs=1, batch_size=BATCH, optimizer=optimizers.Adam(same.parameters(), lr=RATE, eps=1e-5)).run()
 for name, parameter in same.named_parameters().items():
     assert np.array_equal(parameter.data, model.named_parameters()[name].data)
@@ -86,19 +86,19 @@ STAIRS = size([(32, 32, 32), (4, 4, 8), (1, 2, 8), (1, 2, 4), (1, 2, 2)], [(32, 
 
 def learn(bits, seed=0, callbacks=()):
     """The history, a record an epoch, of a network that is trained from the beginning."""
-    model = small(bits, seed=seed)
+    model = narrow(bits, seed=seed)
     trainer = Trainer(
         model, train, test, epochs=EPOCHS, batch_size=BATCH, seed=seed, callbacks=callbacks,
         optimizer=optimizers.Adam(model.parameters(), lr=RATE, eps=1e-5),
-        schedule=optimizers.ExponentialDecay(RATE, RATE / 60, EPOCHS))  # fmt: skip
+        schedule=optimizers.StepDecay(RATE, (1 / 60) ** (1 / (EPOCHS - 1)), every=1 / EPOCHS))  # fmt: skip
     trainer.run()
     return trainer.history
 
 
 def packed_size(bits):
     """Bytes of all parameters, the inner weights in W bits."""
-    parameters = small(bits).named_parameters()
-    inner = sum(p.data.size for name, p in parameters.items() if name in ("conv1.weight", "conv2.weight"))
+    parameters = narrow(bits).named_parameters()
+    inner = sum(p.data.size for name, p in parameters.items() if name in ("conv1.conv.weight", "conv2.conv.weight"))
     rest = sum(p.data.size for p in parameters.values()) - inner
     return inner * bits[0] / 8 + 4 * rest
 

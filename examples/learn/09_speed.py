@@ -19,7 +19,7 @@ from bitnet.kernels import products
 from bitnet.kernels.machine import peak, threads
 from bitnet.kernels.products import dense
 from bitnet.kernels.products.geometry import Conv
-from bitnet.profile import KINDS, Profile, speed_up
+from bitnet.report.profile import KINDS, Profile, speed_up
 
 # %% [markdown]
 # ## What 58 times means
@@ -219,8 +219,8 @@ assert np.isclose(amdahl(0.8, 1e12), 5) and np.isclose(speed_up(1.0, 0.8), 5)
 
 # %% [markdown]
 # Now a whole training step, of DoReFa-Net's SVHN network with a quarter of its channels (model C), in float and in (1, 2, 4).
-# `bitnet.profile.Profile` books every moment of a step on a layer, one of the three products or none, and a *kind* of work:
-# packing, product, epilogue (batch norm and rounding in a fused block, chapter 7), elementwise, or Python, which is
+# `bitnet.report.profile.Profile` books every moment of a step on a layer, one of the three products or none, and a *kind* of
+# work: packing, product, epilogue (batch norm and rounding in a fused block, chapter 7), elementwise, or Python, which is
 # everything outside of kernels. Both networks take turns; we look at the round with the median time.
 
 # %%
@@ -389,4 +389,4 @@ exercise(training_limit, check_training_limit)
 
 # %% [markdown]
 # Further: Rastegari et al., XNOR-Net, [arXiv:1603.05279](https://arxiv.org/abs/1603.05279), 2016, for the count of
-# operations. `bitnet/profile.py` and `kernels/peak.py` are short, and say what they measure at their heads.
+# operations. `bitnet/report/profile.py` and `kernels/machine/peak.py` are short, and say what they measure at their heads.

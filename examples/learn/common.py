@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bitnet.datasets import Digits, load_generated, load_svhn
+from bitnet.datasets import load_generated, load_svhn
 
 HERE = Path(__file__).resolve().parent
 QUICK = bool(os.environ.get("BITNET_LEARN_QUICK"))
@@ -33,7 +33,7 @@ def size(full, quick):
 
 
 def read(split="train", count=None):
-    """House numbers, the first ``count`` of "train" or "test", as ``bitnet.datasets.Digits``; prints which they are.
+    """House numbers, the first ``count`` of "train" or "test", as a ``bitnet.datasets.Dataset``; prints which they are.
 
     Genuine ones (SVHN) where they are at hand, drawn ones otherwise.
     """
@@ -44,7 +44,7 @@ def read(split="train", count=None):
             found = load_svhn(folder, split)
         else:
             found = load_generated(split, count)
-    found = Digits(found.images[:count], found.labels[:count], found.name, found.generated)
+    found = found[:count]
     print(f"digits: {len(found):,} of {found.name}")
     return found
 

@@ -3,6 +3,9 @@
 A kernel is a compiled function ``kernel(start, stop, *arrays)`` that computes tiles start .. stop-1 of its result and
 releases the GIL. How a result is cut into tiles depends on its shape alone, never on the number of threads, and no
 two tiles write to the same place: so results are bit-identical on any number of threads.
+
+Threads of the pool work in the context of who calls: what ``np.errstate`` says there, and any other context variable, holds in
+them too. An observer is one as well, so that a Python thread that is profiled does not hear of another one's kernels.
 """
 
 import os
@@ -10,7 +13,8 @@ import platform
 import threading
 import time
 from contextlib import contextmanager
-from functools import lru_cache
+from contextvars import ContextVar, copy_context
+from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 from queue import SimpleQueue
 
@@ -32,16 +36,31 @@ _REST = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}.get(plat
 _workers = []  # (queue, bell) of each
 _local = threading.local()
 _processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-_threads = _processors
 _grow = threading.Lock()
 _blas = _limit = None
 _serial_blocks = 0
-_observer = None
+_observer = ContextVar("observer of kernels", default=None)
 _blas_lock = threading.Lock()
 
 
+def _default_threads():
+    """The processors of this process, or fewer where the environment says so as it does to Numba and OpenMP."""
+    count = _processors
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        allowed = os.environ.get(name, "").split(",")[0].strip()  # OpenMP's may be a list, one number a level of nesting
+        if allowed.isascii() and allowed.isdigit() and int(allowed) > 0:
+            count = min(count, int(allowed))
+    return count
+
+
+_threads = _default_threads()
+
+
 def get_threads():
-    """Number of threads that kernels run on; at first the number of processors this process may use."""
+    """Number of threads that kernels run on.
+
+    At first that of the processors this process may use, but no more than NUMBA_NUM_THREADS or OMP_NUM_THREADS, where set.
+    """
     return _threads
 
 
@@ -103,7 +122,13 @@ def _work(tasks, bell):
 
 
 def _reset_after_fork():
-    _workers.clear()  # threads do not survive a fork
+    """Threads do not survive a fork, but locks that they held and blocks that they were in do."""
+    global _local, _grow, _blas_lock, _serial_blocks
+    _workers.clear()
+    _serial_blocks = getattr(_local, "serial_blocks", 0)  # those of the thread that forked
+    _grow, _blas_lock, before = threading.Lock(), threading.Lock(), _local
+    _local = threading.local()
+    _local.serial_blocks = getattr(before, "serial_blocks", 0)
 
 
 if hasattr(os, "register_at_fork"):
@@ -120,7 +145,7 @@ def run(function, tiles, *args, short=False):
     Inside ``function`` a further call runs in the calling thread: all threads are busy there. So does work that is ``short``:
     less than the 50 microseconds or so that it takes to wake another thread.
     """
-    observer = _observer
+    observer = _observer.get()
     if observer is None or getattr(_local, "observed", False) or getattr(_local, "inside", False):
         _run(function, tiles, args, short)
         return
@@ -134,13 +159,15 @@ def run(function, tiles, *args, short=False):
 
 @contextmanager
 def observe(observer):
-    """Inside the block, call ``observer(function, seconds)`` after every ``run`` that is not itself inside another one."""
-    global _observer
-    previous, _observer = _observer, observer
+    """Inside the block, call ``observer(function, seconds)`` after every ``run`` that is not itself inside another one.
+
+    It hears of calls in this context alone, not of those of other Python threads.
+    """
+    token = _observer.set(observer)
     try:
         yield
     finally:
-        _observer = previous
+        _observer.reset(token)
 
 
 @lru_cache(1000)
@@ -180,7 +207,7 @@ def _run(function, tiles, args, short):
             flags[i] = 1
 
     for queue, bell in _workers[:parts - 1]:
-        queue.put(work)
+        queue.put(partial(copy_context().run, work))  # a copy each: no context is entered twice at a time
         bell[0] = 1
     _local.inside = True
     try:
@@ -202,13 +229,16 @@ def serial_blas():
     global _blas, _serial_blocks, _limit
     with _blas_lock:
         _blas = _blas or ThreadpoolController().select(user_api="blas")
-        if _serial_blocks == 0:
+        if _limit is None:
             _limit = _blas.limit(limits=1)
         _serial_blocks += 1
+    _local.serial_blocks = getattr(_local, "serial_blocks", 0) + 1
     try:
         yield
     finally:
+        _local.serial_blocks -= 1
         with _blas_lock:
             _serial_blocks -= 1
             if _serial_blocks == 0:  # the last of overlapping blocks restores what the first one found
                 _limit.restore_original_limits()
+                _limit = None

@@ -17,8 +17,9 @@ from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import LANES, at, copy16, prefetch, put
-from bitnet.kernels.pointwise.quantize import activation_code, gradient_code, gradient_factor, gradient_limits
+from bitnet.kernels.pointwise.quantize import gradient_code, gradient_factor, gradient_limits
 from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
+from bitnet.kernels.rounding import activation_code
 
 # Loops go over segments of a line of pixels (``walk.lines_of``), and the constants of the channels are repeated for each
 # pixel of a segment. Pooling takes pixels out of lines, LANES numbers at a time: what is copied too much lands where the next

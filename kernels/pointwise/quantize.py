@@ -7,20 +7,9 @@ from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import at, put
 from bitnet.kernels.pointwise.walk import BLOCK, SEGMENT, blocks
+from bitnet.kernels.rounding import activation_code, nearest_code
 
 # The roundings, each in one place: whatever kernel makes a code, it makes this one
-
-@inlined
-def nearest_code(level):
-    """rint(level), halves to even: a level from 0 to 255 as a code. By way of int32, as vectors of floats have it."""
-    return np.uint8(np.int32(np.rint(level)))
-
-
-@inlined
-def activation_code(value, top):
-    """rint(top * clip(value, 0, 1)): the code of an activation, where ``top`` is the largest one, in the value's type."""
-    return nearest_code(top * min(max(value, np.float32(0)), np.float32(1)))
-
 
 @inlined
 def gradient_factor(largest, half, limit):

@@ -27,7 +27,7 @@ import numpy as np
 from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import LANES, at, load_floats, multiply_add, put, store_floats
-from bitnet.kernels.pointwise.quantize import activation_code
+from bitnet.kernels.rounding import activation_code
 
 COLUMNS = LANES  # of a register tile
 RUN = 32      # floats of a filter row at most: with more of them, im2col is worth it

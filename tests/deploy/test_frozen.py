@@ -163,7 +163,7 @@ class Doubled(layers.Module):
 
 def test_what_cannot_be_frozen_is_named_and_can_be_taught():
     net = Sequential(images=layers.Images(6, 6, 3), flatten=layers.Flatten(), twice=Doubled(), fc=layers.Linear(108, 2)).eval()
-    with pytest.raises(ValueError, match="twice cannot be frozen: there is no reader .* for Doubled"):
+    with pytest.raises(ValueError, match=r"twice cannot be frozen: there is no reader .* for Doubled"):
         freeze(net)
     with pytest.raises(ValueError, match="0 cannot be frozen: a Lambda is a function of one's own"):
         freeze(Sequential(layers.Lambda(np.abs)), (4,))
@@ -226,7 +226,7 @@ def stages_with(arrays, change):
 def test_a_file_that_lies_is_refused_before_anything_is_built(file, change):
     path, arrays = file
     np.savez_compressed(path, **damaged(arrays, **change(arrays)))
-    with pytest.raises(CheckpointError, match="net.npz: expected") as caught:
+    with pytest.raises(CheckpointError, match=r"net.npz: expected") as caught:
         bitnet.load(path)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1500
 
@@ -250,5 +250,5 @@ def test_files_of_version_1_do_not_lie_either(tmp_path, change):
     with np.load(BEFORE) as content:
         arrays = {name: content[name] for name in content.files}
     np.savez(tmp_path / "old.npz", **arrays | stages_with(arrays, lambda network: change(network["config"])))
-    with pytest.raises(CheckpointError, match="old.npz: expected"):
+    with pytest.raises(CheckpointError, match=r"old.npz: expected"):
         bitnet.load(tmp_path / "old.npz")

@@ -240,7 +240,8 @@ def test_first_block_gives_the_codes_of_its_parts(options):
 def test_first_block_on_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 13, 12, 3)).astype(np.uint8)
     results = []
-    for images, block in ((pixels, FirstParts.fused), (pixels, FirstParts.unfused), (pixels / np.float32(256), FirstParts.fused)):
+    real = pixels / np.float32(256)
+    for images, block in ((pixels, FirstParts.fused), (pixels, FirstParts.unfused), (real, FirstParts.fused)):
         parts = FirstParts()
         parts.x = as_tensor(images)
         results.append(first_step(parts, block))
@@ -254,7 +255,8 @@ def test_first_block_on_pixels():
 def test_a_block_tells_why_it_is_not_fused():
     block = Block(3, 4, 3)
     assert not block.fused and "the activation is not rounded" in block.reason and block.reason in repr(block)
-    block = methods.DoReFa(1, 2, 4).apply(layers.Sequential(Block(3, 4, 3), Block(4, 5, 3), Block(5, 4, 3), layers.Linear(4, 2)))
+    block = layers.Sequential(Block(3, 4, 3), Block(4, 5, 3), Block(5, 4, 3), layers.Linear(4, 2))
+    methods.DoReFa(1, 2, 4).apply(block)
     assert [one.fused for one in block[:2]] == ["first", "codes"] and "one Function" in repr(block[1])
     block[1].conv.grad_quantizer = Nearest(4)  # decided anew whenever a part is replaced
     assert "gradients are not rounded" in block[1].reason

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet import Parameter, Residual, Tensor, layers, no_grad, random
+from bitnet import Parameter, Residual, Tensor, layers, random
 from bitnet import functional as F
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
@@ -219,7 +219,7 @@ def test_a_sequential_is_read_and_changed_by_name():
     assert list(net.children()) == ["first", "act", "drop", "last", "end"] and isinstance(net.act, layers.Clip)
     assert net(normal(5, 2)).shape == (5, 1)
     with pytest.raises(AttributeError, match="no layer and no attribute 'middle'"):
-        net.middle
+        assert net.middle
     with pytest.raises(ValueError, match="one of the layers first, act, drop, last, end, got 'middle'"):
         net.insert("middle", x=layers.Flatten())
 

@@ -17,7 +17,8 @@ def test_parameters_of_model_a():
                        "conv6.conv.weight": 1638400, "fc.weight": 5120}
     assert sum(weights.values()) == 2_080_272
     others = {name for name in parameters if not name.endswith("weight")}
-    assert others == {"conv0.conv.bias", "fc.bias", *(f"conv{i}.norm.{kind}" for i in range(1, 7) for kind in ("gamma", "beta"))}
+    norms = {f"conv{i}.norm.{kind}" for i in range(1, 7) for kind in ("gamma", "beta")}
+    assert others == norms | {"conv0.conv.bias", "fc.bias"}
 
 
 @pytest.mark.parametrize("model, factor", [("A", 1), ("B", 2), ("C", 4), ("D", 8)])
@@ -119,7 +120,8 @@ class Forgetful(Module):
 
 TREES = {name: (lambda name=name: methods.build(name)) for name in methods.names()} | {
     "svhn": lambda: models.svhn("D"), "overrides": lambda: models.svhn("D", overrides={"conv2": (2, 4, 32)}),
-    "own": lambda: Sequential(layers.Block(3, 4, 3), Residual(layers.Block(4, 4, 3, padding="same"), shortcut=layers.Conv2d(4, 4, 1)),
+    "own": lambda: Sequential(layers.Block(3, 4, 3),
+                              Residual(layers.Block(4, 4, 3, padding="same"), shortcut=layers.Conv2d(4, 4, 1)),
                               Scaled(0.5, layers.AvgPool(2)), layers.Reshape((36,)), layers.Linear(36, 2)),
 }
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitnet.storage import load_checkpoint
 from bitnet.kernels.machine.arrays import all_finite
+from bitnet.storage import load_checkpoint
 from bitnet.training import Trainer
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_svhn.py"

@@ -6,8 +6,8 @@ from PIL import Image
 
 from bitnet import layers, methods, models, random
 from bitnet.datasets import Digits
-from bitnet.report.inside import Inside, draw_inside
 from bitnet.quantizers import DoReFaGradient
+from bitnet.report.inside import Inside, draw_inside
 from bitnet.training import Trainer
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from bitnet import execution, models, optimizers, use_kernels
-from bitnet.report import profile
 from bitnet import functional as F
-from bitnet.storage import load_checkpoint
 from bitnet.execution import Record
 from bitnet.kernels.machine import threads
 from bitnet.layers import unfused
+from bitnet.report import profile
 from bitnet.report.profile import KINDS, Profile, ProfileSteps, kind_of, speed_up
+from bitnet.storage import load_checkpoint
 
 LIMITS = {"popcount_gmacs": 1000.0, "byte_gmacs": 200.0, "float_gmacs": 50.0}
 

@@ -13,8 +13,8 @@ import pytest
 import bitnet
 from bitnet import models
 from bitnet.description import describe
-from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from bitnet.optimizers import Adam
+from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from bitnet.storage.checkpoint import _checksum
 
 
@@ -110,9 +110,13 @@ def test_a_future_version(saved):
 def test_another_model_is_refused_and_nothing_changes(saved):
     other = models.svhn("D", (1, 1, 4), seed=0)
     before = {name: np.array(value) for name, value in other.state_dict().items()}
-    with pytest.raises(CheckpointError, match="expected a checkpoint of the same network, found one that differs in .*bits"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint of the same network, found one that differs in .*bits"):
         load_checkpoint(saved).load_into(other)
     assert all(np.array_equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def layers_in(meta):
+    return meta["model"]["options"]["layers"]["dict"]
 
 
 def rewritten(saved, change):
@@ -132,11 +136,11 @@ def rewritten(saved, change):
     (lambda meta: meta.update(model=[1]), "expected model, optimizer and more"),
     (lambda meta: [meta], "expected model, optimizer and more"),
     (lambda meta: meta.pop("more") and None, "expected model, optimizer and more"),
-    (lambda meta: meta["model"]["options"]["layers"]["dict"]["conv3"]["options"]["conv"]["options"].update(out_channels=10**6),
+    (lambda meta: layers_in(meta)["conv3"]["options"]["conv"]["options"].update(out_channels=10**6),
      "expected conv3.conv.weight as float32 of shape \\(3, 3, 8, 1000000\\), found"),
-    (lambda meta: meta["model"]["options"]["layers"]["dict"]["fc"]["options"].update(in_features=10**15), "expected fc.weight|cannot"),
-    (lambda meta: meta["model"]["options"]["layers"]["dict"]["fc"]["options"].update(in_features="\x1b[31m"), "cannot be made|fc"),
-    (lambda meta: meta["model"]["options"]["layers"]["dict"].pop("conv4") and None, "expected the arrays of its network"),
+    (lambda meta: layers_in(meta)["fc"]["options"].update(in_features=10**15), "expected fc.weight|cannot"),
+    (lambda meta: layers_in(meta)["fc"]["options"].update(in_features="\x1b[31m"), "cannot be made|fc"),
+    (lambda meta: layers_in(meta).pop("conv4") and None, "expected the arrays of its network"),
 ])
 def test_well_formed_files_of_wrong_content(saved, change, message):
     started = time.perf_counter()
@@ -149,7 +153,7 @@ def test_sizes_that_a_file_cannot_hold(saved):
     with h5py.File(saved, "a") as file:  # 4 GB that were never written
         del file["model/fc.weight"]
         file.create_dataset("model/fc.weight", (1 << 30,), np.float32)
-    with pytest.raises(CheckpointError, match="expected arrays that the file can hold, found .* that claim 4,"):
+    with pytest.raises(CheckpointError, match=r"expected arrays that the file can hold, found .* that claim 4,"):
         bitnet.load(saved)
 
 

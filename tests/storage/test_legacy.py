@@ -70,7 +70,8 @@ def test_old_names_find_their_place(config, there):
     assert names["optimizer/mean.3"] == "optimizer/mean.3"
 
 
-@pytest.mark.parametrize("config", [{}, {"name": "resnet"}, {"name": "svhn", "depth": 3}, CONFIG | {"method": "tnw", "bits": None}])
+@pytest.mark.parametrize("config", [{}, {"name": "resnet"}, {"name": "svhn", "depth": 3},
+                                    CONFIG | {"method": "tnw", "bits": None}])
 def test_what_was_never_a_configuration(config):
     with pytest.raises(CheckpointError, match="no model is known for its configuration"):
         legacy.described(config, [], "x.h5")

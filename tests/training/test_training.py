@@ -7,11 +7,11 @@ import signal
 import numpy as np
 import pytest
 
-from bitnet import layers, models, random, save
+from bitnet import models, random, save
 from bitnet.datasets import Digits
+from bitnet.kernels.machine.arrays import all_finite
 from bitnet.storage import CheckpointError, load_checkpoint
 from bitnet.tensor import Tensor
-from bitnet.kernels.machine.arrays import all_finite
 from bitnet.training import Callback, Evaluation, NonFiniteError, StopRequest, evaluate, fingerprint
 
 TIMES = ("seconds", "step_seconds")
@@ -187,11 +187,11 @@ class TestNonFinite:
 
     def test_an_overflow_that_a_quantizer_hides_from_the_loss_is_noticed(self, make):
         trainer = make(callbacks=[Poison("conv2.conv.weight", 3e38)])
-        with pytest.raises(NonFiniteError, match=r"in step 4 .* loss of \d.*; it began in layer conv2.(conv|norm): its output is"):
+        with pytest.raises(NonFiniteError, match=r"in step 4 .* loss of \d.*; it began in layer conv2.(conv|norm): its output"):
             trainer.run()
 
     def test_a_parameter_that_is_not_finite_is_noticed_at_once(self, make):
-        with pytest.raises(NonFiniteError, match="of step 4 of epoch 1; it began in layer conv0.conv: its weight is not"):
+        with pytest.raises(NonFiniteError, match=r"of step 4 of epoch 1; it began in layer conv0.conv: its weight is not"):
             make(callbacks=[Poison("conv0.conv.weight", np.nan)]).run()
 
     def test_a_gradient_that_is_not_finite_stops_before_the_update(self, make, monkeypatch):
@@ -206,7 +206,7 @@ class TestNonFinite:
                 trainer.model.conv3.conv.weight.grad[0, 0, 0, 0] = np.inf
 
         monkeypatch.setattr(Tensor, "backward", poisoned)
-        with pytest.raises(NonFiniteError, match="step 3 of epoch 1; it began in layer conv3.conv: the gradient of its weight"):
+        with pytest.raises(NonFiniteError, match=r"step 3 of epoch 1; it began in layer conv3.conv: the gradient of its"):
             trainer.run()
         assert len(seen) == 2
 
