@@ -6,6 +6,7 @@ depend on numbers is known without running: shapes and bits (``flow``, ``summary
 """
 
 import inspect
+import weakref
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -128,12 +129,18 @@ class Module(Described):
             _structure[0] += 1
         super().__setattr__(name, value)
 
+    def _outermost(self):
+        """The module that gave this one its name; ``name_layers`` puts a weak reference here."""
+        return self
+
     def forward(self, x):
         raise NotImplementedError
 
     def __call__(self, x):
-        if self._version != _structure[0]:  # the outermost module is the first to notice
-            self.name_layers()
+        if self._version != _structure[0]:  # the outermost module is the first to notice, or it has named this one before
+            (self._outermost() or self).name_layers()
+            if self._version != _structure[0]:  # no part of it any more
+                self.name_layers()
         with execution.layer(self.name or execution.current_layer()):
             return self.forward(as_tensor(x))
 
@@ -171,11 +178,12 @@ class Module(Described):
         """All arrays that are kept but not trained, by dotted name."""
         return self._named(np.ndarray)
 
-    def name_layers(self, prefix=""):
+    def name_layers(self, prefix="", outermost=None):
         """Tell every module its dotted name; called where the outermost module of a changed tree is."""
         self.name, self._version = prefix, _structure[0]
+        self._outermost = outermost or weakref.ref(self)
         for name, child in self.children().items():
-            child.name_layers(f"{prefix}.{name}" if prefix else name)
+            child.name_layers(f"{prefix}.{name}" if prefix else name, self._outermost)
         return self
 
     def traits(self):

@@ -8,17 +8,17 @@ of the code below), so a changed source simply asks for another file. In the fil
     tail      JSON: recipe, notes (told at every start), type and number of the labels, [index after a chunk, CRC-32] of images
     16 bytes  length of the tail, CRC-32 of labels and tail
 
-Every start checks all of it: reading from memory and checksum run at 4 GB/s together. Only of images beyond 8 GB it takes as
-many chunks as that, others at each start. What is odd in any way is prepared again, and a message says so.
+Every start checks all of it, at 4 GB/s from memory; of images beyond 8 GB as many chunks as that, others at each start. What
+is odd in any way is prepared again, and a message says so. Not HDF5: on a full disk it takes the process with it.
 
-Written in one go from start to end: on a full disk HDF5 takes the process with it. Files get a temporary name first, are flushed to the
-disk, then renamed. A reader therefore finds a whole file or
+Files are written under a temporary name, flushed to the disk, then renamed. A reader therefore finds a whole file or
 none; two processes that prepare the same file at once both succeed, and the later rename replaces an equal file.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import struct
@@ -36,7 +36,7 @@ from .dataset import DataError
 
 VERSION = 2  # of the file layout and of resize(); raise it when prepared pixels would change
 _CHECKED = 1 << 33  # bytes of images whose checksums are compared at a start
-_END = struct.Struct("<QQ")
+_END = struct.Struct("<QQ")  # the last 16 bytes
 _ABANDONED = 86400  # seconds after which another process's temporary file is taken as left over
 
 
@@ -122,10 +122,11 @@ def _read(path, recipe, shape):
             tail = file.read(length)
             about = json.loads(tail)
             labels = about["count"] * np.dtype(about["labels"]).itemsize
-            file.seek(end - length - labels)
+            start = file.seek(end - length - labels)
             labels = file.read(labels)
-        if about["recipe"] != recipe or zlib.crc32(tail, zlib.crc32(labels)) != checksum:
-            return None, "other labels or another recipe"
+        right = about["recipe"] == recipe and start == about["count"] * math.prod(shape)
+        if not right or zlib.crc32(tail, zlib.crc32(labels)) != checksum:
+            return None, "other labels"
         images = np.memmap(path, np.uint8, "r", 0, (about["count"], *shape))
         chunks = list(zip([0] + [end for end, _ in about["chunks"]], *zip(*about["chunks"], strict=True), strict=False))
         if images.nbytes > _CHECKED:

@@ -93,7 +93,8 @@ def test_a_program_with_a_depthwise_convolution_a_residual_and_a_list(mnist):
 
     train, test = bn.datasets.load("mnist", "data/mnist")
     net = bn.Sequential(
-        bn.layers.Block(1, 16, 5, pool=2), Steps([bn.layers.Block(16, 16, 3, padding=1, groups=16), bn.layers.Block(16, 24, 1)]),
+        bn.layers.Block(1, 16, 5, pool=2),
+        Steps([bn.layers.Block(16, 16, 3, padding=1, groups=16), bn.layers.Block(16, 24, 1)]),
         bn.Residual(bn.layers.Block(24, 24, 3, padding="same")), bn.layers.AvgPool(2), bn.layers.Flatten(),
         bn.layers.Linear(24 * 36, 10))
     net = bn.methods.DoReFa(1, 2, 4).apply(net)

@@ -14,7 +14,7 @@ import bitnet
 from bitnet import models, report
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,7 +38,7 @@ def test_the_table_of_layers_is_what_a_run_prints():
 
 
 def test_there_is_python_to_run():
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
 def test_commands_are_those_of_ci():

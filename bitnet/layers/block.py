@@ -79,8 +79,8 @@ class Block(Module):
         """The modules in the order in which they run, without dropout."""
         return [getattr(self, part) for part in self.order.split() if getattr(self, part) is not None]
 
-    def name_layers(self, prefix=""):
-        super().name_layers(prefix)
+    def name_layers(self, prefix="", outermost=None):
+        super().name_layers(prefix, outermost)
         self.conv.name = prefix  # a block goes by its name in logs and tables, and its products are the convolution's
         return self
 

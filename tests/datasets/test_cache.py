@@ -59,8 +59,9 @@ def test_a_changed_source_is_noticed_even_with_the_same_size_and_time(tmp_path, 
     assert times[0] == times[1]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "junk", "recipe", "shape", "missing", "pixel", "label", "notes", "huge",
-                                    "pipe"])
+@pytest.mark.parametrize("damage", [
+    "cut", "empty", "junk", "pipe", "pixel", "label", "notes", "count", "recipe", "tail", "end", "type",
+])  # fmt: skip
 def test_a_damaged_file_is_built_again(own_cache, damage):
     calls = []
     images, _, _ = cached("x", {}, build(calls, count=300), SHAPE)
@@ -71,7 +72,7 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
     elif damage == "empty":
         os.truncate(file, 0)
     elif damage == "junk":
-        file.write_bytes(b"no HDF5" * 1000)
+        file.write_bytes(b"junk" * 1000)
     elif damage == "pipe":
         file.unlink()
         os.mkfifo(file)
@@ -81,8 +82,7 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
         at = {"pixel": pixels // 2, "label": pixels + 5, "notes": content.index(b"a note"), "count": content.index(b"300"),
               "recipe": content.index(b"version"), "tail": tail + 1, "end": len(content) - 16, "type": content.index(b"|u1")}
         at = at[damage]
-        changed = bytes([content[at] ^ 1])  # one bit of all
-        file.write_bytes(content[:at] + changed + content[at + 1 :])
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])  # one bit of all
     images, labels, messages = cached("x", {}, build(calls, count=300), SHAPE)
     assert len(calls) == 2 and (images == 7).all() and len(images) == len(labels) == 300 and labels[5] == 5
     assert messages[0] == "a note" and len(messages) == 2
@@ -171,7 +171,8 @@ HOMELESS = """if 1:
     data, messages = read_generated("test", 3, 28, 0)
     (batch,) = Loader(data, 3, augment=Augmentation()).epoch(0)
     homeless = "HOME" in os.environ or os.getuid() == 54_321  # else there is a home folder after all
-    assert len(data) == 3 and len(messages) == homeless and "cache cannot be written" in [*messages, "cache cannot be written"][0]
+    assert len(data) == 3 and len(messages) == homeless
+    assert all("the cache cannot be written" in message for message in messages)
 """
 
 

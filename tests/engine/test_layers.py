@@ -210,6 +210,20 @@ def test_parts_in_lists_and_dicts_are_found_and_trained():
     assert net.steps[2].name == "steps.2"
 
 
+def test_a_part_called_by_itself_keeps_its_name():
+    net = layers.Sequential(a=layers.Linear(3, 3), b=layers.Sequential(layers.Linear(3, 3)))
+    net(normal(2, 3))
+    layers.Linear(1, 1)  # another module anywhere
+    net.b[0](normal(2, 3))
+    assert net.b[0].name == "b.0"
+    alone = net.b
+    del net
+    layers.Linear(1, 1)
+    alone[0](normal(2, 3))
+    alone(normal(2, 3))
+    assert alone[0].name == "0"
+
+
 def test_a_sequential_is_read_and_changed_by_name():
     net = layers.Sequential(first=layers.Linear(2, 3), act=layers.Activation(), last=layers.Linear(3, 1))
     assert net.first is net[0] is net["first"] and len(net) == 3
