@@ -114,14 +114,16 @@ def open_rgb(path, upright=True, side=None):
         with _quiet(), Image.open(path) as image:
             if image.width * image.height > _PIXELS:
                 raise DataError(f"{path}: expected at most {_PIXELS:,} pixels, found {image.width:,} x {image.height:,}")
-            if side and max(image.size) > side:
-                image.draft(None, (side, side))  # of a JPEG, fewer pixels are decoded
+            factor = -(-max(image.size) // side) if side else 1
+            if factor > 1:  # of a JPEG, fewer pixels are decoded
+                image.draft(None, (image.width // factor, image.height // factor))
             image.load()
             turn = _turn(image) if upright else None
-            image = _rgb(image, path)
-            if side and max(image.size) > side:
+            if image.mode != "RGB" or image.has_transparency_data:
+                image = _rgb(image, path)
+            if factor > 1:
                 image = image.reduce(-(-max(image.size) // side))
-            return image if turn is None else image.transpose(turn)
+            return image.copy() if turn is None else image.transpose(turn)
     except DataError:
         raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything

@@ -33,6 +33,8 @@ def fit_ink(ink, box, size, middle):
     shape = max(1, round(room * (box[2] - box[0]))), max(1, round(room * (box[3] - box[1])))
     digit = np.asarray(ink.resize(shape, Image.Resampling.BOX, box))
     image = np.zeros((size, size, 1), np.uint8)
+    if not digit.any():
+        return image
     y, x = (int(np.clip(np.ceil(middle - 0.5 - mass), 0, size - length))
             for mass, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True))  # fmt: skip
     image[y : y + digit.shape[0], x : x + digit.shape[1], 0] = digit
@@ -87,6 +89,8 @@ def prepare_digit(image, size=28, name="the picture"):
     rows, columns = (np.flatnonzero((ink > _INK).any(axis)) for axis in (1, 0))
     box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     digit = fit_ink(Image.fromarray((ink * 255).round().astype(np.uint8)), box, size, size / 2)
+    if not digit.any():
+        raise DataError(f"{name}: expected a digit, found next to no ink")
     return (digit * (255 / digit.max())).round().astype(np.uint8)  # a thin pen's strokes too become bright
 
 

@@ -220,6 +220,12 @@ def _run(function, tiles, args, short):
         raise errors[0]
 
 
+def _take_control():
+    """Let this thread set limits: threadpoolctl lets only the one that set the last, while ours overlap across threads."""
+    for library in _blas.lib_controllers:
+        getattr(library, "clear_controlling_thread", lambda force: None)(force=True)
+
+
 @contextmanager
 def serial_blas():
     """Inside the block NumPy's matrix products use one thread each, because our own threads call them side by side.
@@ -230,6 +236,7 @@ def serial_blas():
     with _blas_lock:
         _blas = _blas or ThreadpoolController().select(user_api="blas")
         if _limit is None:
+            _take_control()
             _limit = _blas.limit(limits=1)
         _serial_blocks += 1
     _local.serial_blocks = getattr(_local, "serial_blocks", 0) + 1
@@ -240,5 +247,6 @@ def serial_blas():
         with _blas_lock:
             _serial_blocks -= 1
             if _serial_blocks == 0:  # the last of overlapping blocks restores what the first one found
+                _take_control()
                 _limit.restore_original_limits()
                 _limit = None
