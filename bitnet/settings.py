@@ -21,7 +21,7 @@ class Setting:
 
     def __init__(self, name, default=None):
         self._variable = ContextVar(name, default=default)
-        self.get = self._variable.get  # the quick way to ask
+        self.get, self.put = self._variable.get, self._variable.set  # the quick ways
 
     @property
     def value(self):

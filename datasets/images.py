@@ -8,6 +8,7 @@ sees it as sharp, or as blurred, as what it was trained on:
 """
 
 import logging
+import math
 import threading
 import warnings
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from .dataset import DataError
 from .files import regular
 
 CROP = 32  # side of SVHN's crops
-_SIDE = 1 << 13  # pixels; larger pictures are made smaller while they are read
-_SQUARE = 1 << 12  # side of the largest square that is made of a picture of any shape
 _PIXELS = 1 << 28  # of a picture that is read: 0.8 GB as RGB
+_LARGE = 1 << 26  # pixels; larger pictures are made smaller while they are read
+_SQUARE = 1 << 24  # pixels of the largest square that is made of a picture of any shape
 # EXIF's orientation -> what turns the picture upright
 _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
                          Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
@@ -72,14 +73,18 @@ def square_crop(image, left, top, width, height):
     crop : uint8 array, shape (32, 32, 3)
     """
     side = max(width, height)
-    x, y = left + (width - side + 1) // 2, top + (height - side + 1) // 2
-    if side * side > max(_SQUARE**2, 4 * image.shape[0] * image.shape[1]):  # far more pixels than the picture has
-        factor = -(-side // _SQUARE)
-        image = np.asarray(Image.fromarray(image).reduce(factor))
-        x, y, side = x // factor, y // factor, side // factor
-    columns, rows = x + np.arange(side), y + np.arange(side)
-    square = image[rows.clip(0, image.shape[0] - 1)[:, None], columns.clip(0, image.shape[1] - 1)]
-    return np.asarray(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BICUBIC))
+    columns = (left + (width - side + 1) // 2 + np.arange(side)).clip(0, image.shape[1] - 1)
+    rows = (top + (height - side + 1) // 2 + np.arange(side)).clip(0, image.shape[0] - 1)
+    if height > width:
+        if side * side > max(_SQUARE, 4 * image.shape[0] * image.shape[1]):  # down, then across: a rounding apart
+            return square_crop(image.transpose(1, 0, 2), top, left, height, width).transpose(1, 0, 2)
+        return _bicubic(image[rows[:, None], columns], CROP)
+    # Pillow goes across, then down: rows that stand in the square again and again need not go across more than once
+    return _bicubic(_bicubic(image[rows[0] : rows[-1] + 1, columns], rows[-1] + 1 - rows[0])[rows - rows[0]], CROP)
+
+
+def _bicubic(image, height):
+    return np.asarray(Image.fromarray(image).resize((CROP, height), Image.Resampling.BICUBIC))
 
 
 @contextmanager
@@ -94,14 +99,14 @@ def _quiet():
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def open_rgb(path, upright=True, side=None):
+def open_rgb(path, upright=True, pixels=None):
     """An image file as Pillow's RGB image: in any mode, of an animation the first frame.
 
     Parameters
     ----------
     path : str or Path
     upright : bool        # EXIF's orientation is obeyed
-    side : int or None    # pictures with longer sides are made smaller by a whole factor while they are read
+    pixels : int or None  # pictures with more are made smaller by a whole factor while they are read
     Returns
     -------
     image : Image.Image, mode RGB
@@ -114,7 +119,7 @@ def open_rgb(path, upright=True, side=None):
         with _quiet(), Image.open(path) as image:
             if image.width * image.height > _PIXELS:
                 raise DataError(f"{path}: expected at most {_PIXELS:,} pixels, found {image.width:,} x {image.height:,}")
-            factor = -(-max(image.size) // side) if side else 1
+            factor = math.isqrt(image.width * image.height // (pixels or _PIXELS)) + 1
             if factor > 1:  # of a JPEG, fewer pixels are decoded
                 image.draft(None, (image.width // factor, image.height // factor))
             image.load()
@@ -122,7 +127,7 @@ def open_rgb(path, upright=True, side=None):
             if image.mode != "RGB" or image.has_transparency_data:
                 image = _rgb(image, path)
             if factor > 1:
-                image = image.reduce(-(-max(image.size) // side))
+                image = image.reduce(math.isqrt(image.width * image.height // pixels) + 1)
             return image.copy() if turn is None else image.transpose(turn)
     except DataError:
         raise
@@ -171,7 +176,7 @@ def prepare_image(path, size=40):
     ------
     DataError : the file is missing, not an image, or broken.
     """
-    pixels = np.asarray(open_rgb(path, side=_SIDE))
+    pixels = np.asarray(open_rgb(path, pixels=_LARGE))
     height, width, _ = pixels.shape
     if (height, width) == (size, size):
         return pixels
@@ -180,5 +185,5 @@ def prepare_image(path, size=40):
 
 def fitted(path, height, width):
     """An image file scaled to cover height x width, what juts out cut off at both ends: uint8 (height, width, 3)."""
-    image = open_rgb(path, side=max(_SIDE, height, width))
+    image = open_rgb(path, pixels=max(_LARGE, 4 * height * width))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))

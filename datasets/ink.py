@@ -116,7 +116,7 @@ def prepare_for(path, kind, shape):
     """
     height, width, channels = shape
     if kind == "ink":
-        image = prepare_digit(np.asarray(open_rgb(path, side=_SIDE)), height, path)
+        image = prepare_digit(np.asarray(open_rgb(path, pixels=_SIDE**2)), height, path)
     elif kind == "photo":
         image = prepare_image(path, height)
     elif kind == "fit":

@@ -5,7 +5,7 @@ on the one that ``dispatch`` measured to be the quickest. Where one operand is a
 the log says so. No other path leads from codes to floats.
 """
 
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,31 +67,36 @@ def log():
     return _log.set_to([])
 
 
-@contextmanager
-def _at(layer, path):
-    """Work inside the block belongs to this layer and path; the watcher hears of coming and going."""
-    previous, watcher = _place.get(), _watcher.get()
-    _place.value = layer, path
-    if watcher is not None:
-        watcher(layer, path)
-    try:
-        yield
-    finally:
-        _place.value = previous
-        if watcher is not None:
-            watcher(*previous)
+class _At(ContextDecorator):
+    """Work inside the block belongs to this layer (None: the one it is in) and path; the watcher hears of coming and going."""
+
+    def __init__(self, layer, path):
+        self.layer, self.path = layer, path
+
+    def _recreate_cm(self):  # as a decorator: a new one for each call
+        return _At(self.layer, self.path)
+
+    def __enter__(self):
+        self.previous, self.watcher = _place.get(), _watcher.get()
+        place = self.previous[0] if self.layer is None else self.layer, self.path
+        _place.put(place)
+        if self.watcher is not None:
+            self.watcher(*place)
+
+    def __exit__(self, *exception):
+        _place.put(self.previous)
+        if self.watcher is not None:
+            self.watcher(*self.previous)
 
 
 def layer(name):
     """Give the products and all other work inside the block the name of a layer, or of another part of a program."""
-    return _at(name, "")
+    return _At(name, "")
 
 
-@contextmanager
 def path(name):
     """Say that the work inside the block belongs to a product of the current layer: "forward", "input_grad", "weight_grad"."""
-    with _at(current_layer(), name):
-        yield
+    return _At(None, name)
 
 
 def watch(watcher):
