@@ -17,7 +17,8 @@ PACKAGES = {"bitnet": ROOT / "bitnet", "bitnet.kernels": ROOT / "kernels", "bitn
 # what may be imported from the left: each of these needs only those before it
 HOUSE = ("kernels.machine", "kernels.rounding", "kernels.products", "kernels.pointwise", "kernels", "datasets", "settings",
          "text", "bits", "codes", "description", "random", "tensor", "execution", "constraints", "functional", "module",
-         "quantizers", "layers", "networks", "optimizers", "methods", "models", "storage", "report", "deploy", "files", "training")
+         "quantizers", "layers", "networks", "optimizers", "methods", "models", "storage", "report", "deploy", "files",
+         "training")
 OURS = ("bitnet", "kernels", "datasets", "examples", "benchmarks", "tests")
 ENGINE = HOUSE[HOUSE.index("codes"):HOUSE.index("storage")]
 

@@ -245,14 +245,17 @@ def _part(x, part):
 
 
 def _in_chunks(stages, x):
-    count = -(-x.shape[0] // CHUNK)
+    # a share of the images for each thread, which then waits for nobody; results do not depend on how they are shared
+    size = min(CHUNK, -(-x.shape[0] // threads.get_threads()))
+    count = -(-x.shape[0] // size)
     if count <= 1:
-        return _in_turn(stages, x)
+        with threads.alone():  # one image is done before a second thread has woken up for its first kernel
+            return _in_turn(stages, x)
     results = [None] * count
 
     def work(start, stop):
         for i in range(start, stop):
-            results[i] = _in_turn(stages, _part(x, slice(i * CHUNK, (i + 1) * CHUNK)))
+            results[i] = _in_turn(stages, _part(x, slice(i * size, (i + 1) * size)))
 
     threads.run(work, count)
     first = results[0]

@@ -8,7 +8,6 @@ from bitnet import functional
 from bitnet.module import Module
 from bitnet.tensor import Tensor
 
-
 ONE = np.float32(1).view(np.uint32)  # the bits of floats from 0 to 1, and of no others, are integers up to this
 
 

@@ -221,10 +221,30 @@ def _run(function, tiles, args, short):
         raise errors[0]
 
 
-def _take_control():
-    """Let this thread set limits: threadpoolctl lets only the one that set the last, while ours overlap across threads."""
-    for library in _blas.lib_controllers:
-        getattr(library, "clear_controlling_thread", lambda force: None)(force=True)
+@contextmanager
+def alone():
+    """Inside the block kernels run in the calling thread: for work that is done before another thread has woken up."""
+    before, _local.inside = getattr(_local, "inside", False), True
+    try:
+        yield
+    finally:
+        _local.inside = before
+
+
+def _set_blas(counts):
+    """Give each BLAS that many threads; returns how many it had.
+
+    threadpoolctl lets only the Python thread that set a limit set the next one; our blocks overlap across threads, so
+    control is taken, and given back. (Its own limiter takes 40 us, as long as many a product.)
+    """
+    before = []
+    for library, count in zip(_blas.lib_controllers, counts, strict=True):
+        release = getattr(library, "clear_controlling_thread", lambda force: None)
+        release(force=True)
+        before.append(library.get_num_threads())
+        library.set_num_threads(count)
+        release(force=True)
+    return before
 
 
 @contextmanager
@@ -237,8 +257,7 @@ def serial_blas():
     with _blas_lock:
         _blas = _blas or ThreadpoolController().select(user_api="blas")
         if _limit is None:
-            _take_control()
-            _limit = _blas.limit(limits=1)
+            _limit = _set_blas([1] * len(_blas.lib_controllers))
         _serial_blocks += 1
     _local.serial_blocks = getattr(_local, "serial_blocks", 0) + 1
     try:
@@ -248,6 +267,5 @@ def serial_blas():
         with _blas_lock:
             _serial_blocks -= 1
             if _serial_blocks == 0:  # the last of overlapping blocks restores what the first one found
-                _take_control()
-                _limit.restore_original_limits()
+                _set_blas(_limit)
                 _limit = None

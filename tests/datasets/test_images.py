@@ -113,7 +113,8 @@ def padded_crop(image, left, top, width, height):
 
 @pytest.mark.parametrize(("height", "width", "box"), [
     (30, 50, (0, 0, 50, 30)), (50, 31, (0, 0, 31, 50)), (30, 50, (-7, 3, 20, 11)), (30, 50, (40, 20, 30, 45)),
-    (700, 900, (0, 0, 900, 700)), (20, 3000, (0, 0, 3000, 20)), (50, 6000, (0, 0, 6000, 50)), (3000, 21, (0, 0, 21, 3000)), (5, 5, (2, 2, 1, 1)),
+    (700, 900, (0, 0, 900, 700)), (20, 3000, (0, 0, 3000, 20)), (50, 6000, (0, 0, 6000, 50)),
+    (3000, 21, (0, 0, 21, 3000)), (5, 5, (2, 2, 1, 1)),
 ])  # fmt: skip
 def test_ordinary_pictures_keep_their_bits(height, width, box):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -266,8 +267,9 @@ def test_the_home_folder(tmp_path, picture, monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "top", "bright"), [
-    (np.float32, 1.0, 255), (np.float32, 255.0, 255), (np.float32, 65535.0, 255), (np.float32, 0.5, 127), (np.float32, 128.0, 128),
-    (np.float32, 32768.0, 127), (np.uint16, 65535, 255), (np.uint16, 255, 0), (np.uint16, 512, 2), (np.int32, 255, 255),
+    (np.float32, 1.0, 255), (np.float32, 255.0, 255), (np.float32, 65535.0, 255), (np.float32, 0.5, 127),
+    (np.float32, 128.0, 128), (np.float32, 32768.0, 127),
+    (np.uint16, 65535, 255), (np.uint16, 255, 0), (np.uint16, 512, 2), (np.int32, 255, 255),
     (np.int32, 65535, 255), (np.int32, 2**31 - 1, 255),
 ])  # fmt: skip
 def test_depth_is_decided_by_type_and_range(tmp_path, dtype, top, bright):
@@ -277,7 +279,8 @@ def test_depth_is_decided_by_type_and_range(tmp_path, dtype, top, bright):
     assert pixels[:, :20].max() == 0 and (pixels[:, 20:] == bright).all()
 
 
-@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e9, r"1e\+09"), (-3.0, "-3")])
+@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e9, r"1e\+09"),
+                                              (-3.0, "-3")])
 def test_floats_that_are_no_grey(tmp_path, value, found):
     grey = np.full((40, 40), 0.5, np.float32)
     grey[3, 3] = value
