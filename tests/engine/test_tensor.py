@@ -178,3 +178,31 @@ def test_codes_stand_for_numbers(encoding, levels):
     np.testing.assert_array_equal(both.decode(), np.float32(np.array([levels] * 2) * scales[:, None]))
     single = both.with_values(both.values[:1], 2.0)
     np.testing.assert_array_equal(single.decode(np.float64), [[2.0 * level for level in levels]])
+
+
+@pytest.mark.parametrize("operation", [
+    lambda a, b: a - b, lambda a, b: a / b, lambda a, b: -a + b, lambda a, b: 2.0 - a * b, lambda a, b: 1.0 / (a * a + b),
+    lambda a, b: (a * b).mean() + a.sum() * 0.0 + b.mean(),
+])
+def test_gradients_of_arithmetic(gradcheck, operation):
+    rng = np.random.default_rng(0)
+    gradcheck(operation, rng.standard_normal((3, 4)), rng.uniform(1, 2, (1, 4)))
+
+
+def test_gradients_of_matrix_products_and_indexing(gradcheck):
+    rng = np.random.default_rng(0)
+    gradcheck(lambda a, b: a @ b, rng.standard_normal((3, 4)), rng.standard_normal((4, 2)))
+    gradcheck(lambda a: a[1:, ::2] * a[0, 1], rng.standard_normal((3, 4)))
+    gradcheck(lambda a: a[np.array([0, 0, 2])], rng.standard_normal((3, 4)))  # a place taken twice
+
+
+def test_an_array_on_the_left_makes_a_tensor_and_no_array_of_objects():
+    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    left = np.full((2, 3), 2, np.float32)
+    for y, expected in ((left + x, 3), (left - x, 1), (left * x, 2), (left / x, 2)):
+        assert isinstance(y, Tensor) and (y.data == expected).all() and y.data.dtype == np.float32
+    assert (np.ones((4, 2), np.float32) @ x).shape == (4, 3)
+    with pytest.raises(TypeError, match="tensors, numbers and arrays of numbers, got str"):
+        x + "1"
+    with pytest.raises(ValueError, match=r"@ takes matrices .* got shapes \(2, 3\) and \(2, 3\)"):
+        x @ x
