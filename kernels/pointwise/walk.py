@@ -61,7 +61,8 @@ def add_lanes(lanes, segment, channels, partial, tile):
 @inlined
 def repeated(values, segment):
     """Values of the channels for each pixel of a segment."""
-    line = np.empty((segment // values.size, values.size), values.dtype)
-    for x in range(len(line)):
-        line[x] = values
-    return line.reshape(-1)
+    line = np.empty(segment, values.dtype)
+    for first in range(0, segment, values.size):
+        for c in range(values.size):  # no assignment of a slice: Numba takes 2 s to compile what it says where shapes differ
+            put(line, first + c, at(values, c))
+    return line
