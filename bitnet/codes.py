@@ -20,8 +20,9 @@ class Codes:
         "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients, +-1), or
         "ternary", 2 bits, values 0, 1 and 2, level = value - 1
     scale : float, or a float64 array with a scale for each of what ``per`` names
-    per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), or "sign",
-        the two scales of positive and of negative levels (weights)
+    per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), "sign",
+        the two scales of positive and of negative levels (weights), or "term": then values have one axis more, the first, over
+        the codes of which the real numbers are the sum, each with a scale, (terms,), or with one a filter, (terms, filters)
     packed : what kernels made of the values, by purpose: packed once, on first use, as long as the codes live
     """
 
@@ -34,7 +35,7 @@ class Codes:
 
     @property
     def shape(self):
-        return self.values.shape
+        return self.values.shape[self.per == "term":]
 
     @property
     def one_scale(self):
@@ -52,6 +53,9 @@ class Codes:
         Mostly themselves. Ternary codes whose positive and negative levels have scales p and n are two terms: p for +1 and -n
         for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
         """
+        if self.per == "term":
+            return [Codes(values, self.bits, self.encoding, scale if np.ndim(scale) else float(scale), "filter")
+                    for values, scale in zip(self.values, self.scale, strict=True)]
         if self.one_scale or self.per != "sign":
             return [self]
         positive, negative = map(float, self.scale)
@@ -64,7 +68,9 @@ class Codes:
         return to_levels(self, dtype)
 
     def decode(self, dtype=np.float32):
-        """The real numbers, scale * level, multiplied in float64."""
+        """The real numbers, scale * level, multiplied in float64; of terms their sum, in the order of the terms."""
+        if self.per == "term":
+            return sum(term.decode(np.float64) for term in self.terms()).astype(dtype)
         if (np.ndim(self.scale) == 0 or self.per == "sign") and self.values.size > 256:
             every = np.arange(1 << self.bits, dtype=np.uint8)  # each code stands for one number, wherever it is
             return look_up(self.with_values(every).decode(dtype), self.values)
@@ -77,6 +83,10 @@ class Codes:
             scale = scale.reshape((-1,) + (1,) * (self.values.ndim - 1))
         levels *= scale
         return levels.astype(dtype, copy=False)
+
+    def reshape(self, shape):
+        """The same codes in another shape."""
+        return self.with_values(self.values.reshape((*self.values.shape[:self.per == "term"], *shape)))
 
     def with_values(self, values, scale=None):
         """The same kind of codes with other values, and another scale where one is given."""

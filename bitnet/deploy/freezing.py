@@ -90,10 +90,14 @@ class Reader:
         """Add a product with a weight, Codes or an array of any shape with as many numbers."""
         codes, arrays = None, {} if bias is None else {"bias": bias}
         if isinstance(weight, Codes):
-            scales = "one" if weight.one_scale else weight.per
+            terms = weight.terms() if weight.per == "term" else [weight]
+            weight = terms[0] if len(terms) == 1 else weight
+            scales = "one" if terms[0].one_scale else terms[0].per
             codes = {"bits": weight.bits, "encoding": weight.encoding, "scales": scales}
-            flat = weight.values.ravel()
-            arrays["planes"] = np.stack([np.packbits(flat >> bit & 1, bitorder="little") for bit in range(weight.bits)])
+            if len(terms) > 1:
+                codes["terms"] = len(terms)
+            arrays["planes"] = np.stack([np.packbits(term.values.ravel() >> bit & 1, bitorder="little")
+                                         for term in terms for bit in range(weight.bits)])
             arrays["scale"] = np.asarray(weight.scale, np.float64)
         else:
             arrays["weight"] = np.asarray(weight, np.float32).reshape(conv.weight_shape)

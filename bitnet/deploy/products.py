@@ -20,14 +20,16 @@ from bitnet.kernels.products.geometry import Conv, Operand, top
 from bitnet.kernels.products.packing import WORD, pack_channels
 
 PIXELS = 1 << 12  # of a filter, a stride or a padding, at most
+TERMS = 1 << 12   # of a weight, at most
 
 
 class Product(Stage):
     """A convolution, or a fully connected layer, of what enters with weights: real numbers leave.
 
     Options: kernel, stride, padding, groups as those of ``Conv``; out, its output channels; bias, whether there is one; weight,
-    {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or null for real numbers.
-    Arrays: planes, uint8 (bits, bytes), the bit planes of the weight's codes in C order of (kh, kw, in, out), packed as
+    {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or null for real numbers;
+    "terms" beside them where the weight is a sum of so many codes, each with such scales.
+    Arrays: planes, uint8 (terms * bits, bytes), the bit planes of the weight's codes in C order of (kh, kw, in, out), packed as
     ``numpy.packbits`` does with bitorder="little", and scale, float64, or weight, float32; bias, float32 (out,).
 
     On codes with weights of codes, it is one integer product for each term of the weight (``Codes.terms``), times its scales.
@@ -61,12 +63,15 @@ class Product(Stage):
             return
         codes = {"bits": weight["bits"], "encoding": weight["encoding"], "scale": 1.0}
         self.weights = codes_wire(self.conv.weight_shape, codes)
-        self.wants("planes", np.uint8, self.weights.bits, -(-math.prod(self.conv.weight_shape) // 8))
+        self.summands = whole("terms", weight.get("terms", 1), 1, TERMS)
+        if "terms" in weight and weight["scales"] not in ("one", "filter"):
+            raise ValueError(f"terms of a weight have one scale or one a filter, got {weight['scales']!r}")
+        self.wants("planes", np.uint8, self.summands * self.weights.bits, -(-math.prod(self.conv.weight_shape) // 8))
         shape = {"one": (), "filter": (self.conv.out_channels,), "sign": (2,), "none": None}[weight["scales"]]
         if weight["scales"] == "sign" and self.weights.encoding != "ternary":
             raise ValueError("only ternary weights have a scale a sign")
         if shape is not None:
-            self.wants("scale", np.float64, *shape)
+            self.wants("scale", np.float64, *[self.summands] * ("terms" in weight), *shape)
 
     def _plan_sums(self):
         conv, w = self.conv, self.weights
@@ -84,12 +89,16 @@ class Product(Stage):
             return
         shape, bits = self.conv.weight_shape, self.weights.bits
         planes = np.unpackbits(self["planes"], axis=1, count=math.prod(shape), bitorder="little")
-        values = np.bitwise_or.reduce(planes << np.arange(bits, dtype=np.uint8)[:, None], axis=0).reshape(shape)
+        planes = planes.reshape(self.summands, bits, -1) << np.arange(bits, dtype=np.uint8)[:, None]
+        values = np.bitwise_or.reduce(planes, axis=1).reshape(self.summands, *shape)
         if self.weights.encoding == "ternary" and values.max() > 2:
             raise ValueError(f"{self.name}.planes must hold ternary codes 0, 1 and 2, got a 3")
         scales, scale = self.options["weight"]["scales"], self["scale"]
-        scale = 1.0 if scales == "none" else float(scale) if scales == "one" else scale
-        self.codes = Codes(values, bits, self.weights.encoding, scale, per=scales)
+        if "terms" in self.options["weight"]:
+            self.codes = Codes(values, bits, self.weights.encoding, scale, per="term")
+        else:
+            scale = 1.0 if scales == "none" else float(scale) if scales == "one" else scale
+            self.codes = Codes(values[0], bits, self.weights.encoding, scale, per=scales)
         if not self.on_codes:
             self.dense = self.codes.decode()
             return

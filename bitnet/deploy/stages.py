@@ -391,8 +391,7 @@ class Reshape(Stage):
         return self.before._replace(shape=shape)
 
     def run(self, x):
-        shape = (x.shape[0], *self.after.shape)
-        return x.with_values(x.values.reshape(shape)) if isinstance(x, Codes) else x.reshape(shape)
+        return x.reshape((x.shape[0], *self.after.shape))
 
 
 class Quantize(Stage):
