@@ -105,15 +105,15 @@ class _Serializer(CompileResultCacheImpl):
         self._py_file = inspect.getfile(function)  # for Numba's warning about a function that cannot be kept
 
 
-class _Store:
-    """Keeps the compiled forms of one function: what Numba's dispatcher calls a cache."""
+class Store:
+    """Keeps the compiled forms of one function, or of what is made of it: what Numba's dispatcher calls a cache."""
 
-    def __init__(self, function):
+    def __init__(self, function, form=""):
         code, self._serializer = function.__code__, _Serializer(function)
         self._identity = numba.__version__, sys.version_info[:3], _file_hash(code.co_filename), code.co_code
         self._cells = [cell.cell_contents for cell in function.__closure__ or ()]
         module = os.path.splitext(os.path.basename(code.co_filename))[0]
-        self._name = f"{module}.{function.__name__.strip('<>')}-{code.co_firstlineno}"
+        self._name = f"{module}.{function.__name__.strip('<>')}{form}-{code.co_firstlineno}"
         self._enabled, self._folder = True, cache_folder()
 
     @property
@@ -137,6 +137,14 @@ class _Store:
         key = repr((self._identity, str(signature), codegen.magic_tuple())).encode() + cells
         return os.path.join(self._folder, f"{self._name}.{hashlib.sha256(key).hexdigest()[:24]}.nbc")
 
+    def freeze(self, compiled):
+        """A compiled form as something to pickle."""
+        return self._serializer.reduce(compiled)
+
+    def thaw(self, context, kept):
+        """What ``freeze`` gave, compiled again."""
+        return self._serializer.rebuild(context, kept)
+
     def load_overload(self, signature, target_context):
         """The compiled form for these types, or None. Whatever is wrong with a file, it is compiled again."""
         if not (self._enabled and _usable(self._folder)):
@@ -150,7 +158,7 @@ class _Store:
         try:
             if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
                 raise ValueError("the file is damaged")
-            return self._serializer.rebuild(target_context, pickle.loads(content[DIGEST:]))
+            return self.thaw(target_context, pickle.loads(content[DIGEST:]))
         except Exception:
             with suppress(OSError):
                 os.unlink(path)
@@ -160,7 +168,7 @@ class _Store:
         """Keep a compiled form, if there is room for it."""
         if not (self._enabled and _usable(self._folder) and self._serializer.check_cachable(compiled)):
             return
-        content = dumps(self._serializer.reduce(compiled))
+        content = dumps(self.freeze(compiled))
         path = self._path(signature, compiled.codegen)
         temporary = f"{path}.{os.getpid()}.tmp"  # processes that compile the same do not write into each other's file
         try:
@@ -182,7 +190,7 @@ def kernel(function):
     """
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     if os.path.isfile(function.__code__.co_filename):  # of what was typed or is in an archive nobody knows when it changes
-        dispatcher._cache = _Store(function)  # where ``cache=True`` would put Numba's own
+        dispatcher._cache = Store(function)  # where ``cache=True`` would put Numba's own
     return dispatcher
 
 

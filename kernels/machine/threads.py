@@ -8,32 +8,26 @@ Threads of the pool work in the context of who calls: what ``np.errstate`` says 
 them too. An observer is one as well, so that a Python thread that is profiled does not hear of another one's kernels.
 """
 
+import ctypes
 import os
-import platform
 import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import lru_cache, partial
-from itertools import accumulate, pairwise
 from queue import SimpleQueue
 
-import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from threadpoolctl import ThreadpoolController
 
-from bitnet.kernels.machine.compile import kernel
+from bitnet.kernels.machine.launch import Board, launcher
 
-TURNS = 4000    # of waiting awake: a tenth of a millisecond or so; longer takes too much from other processes
-MORE = 150      # after a flag went up: by then who raised it has let go of the GIL, for which a thread waits asleep
+TURNS = 20_000  # of waiting awake: a third of a millisecond or so, longer than Python needs from one kernel to the next
+CROWD = 50      # fewer turns where threads share processors, in each of which another one may run
+RANGES = 4      # of tiles a thread: enough that nobody waits long for the last one, few enough to begin kernels seldom
+MOST = 1000     # threads
 
-_X86, _ARM = ("llvm.x86.sse2.pause", []), ("llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)])
-_REST = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}.get(platform.machine())
-
-_workers = []  # (queue, bell) of each
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_board = None  # where threads find their work
+_workers = []  # what each one that sleeps waits for
 _local = threading.local()
 _processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 _grow = threading.Lock()
@@ -77,53 +71,17 @@ def set_threads(count):
     _threads = int(count)
 
 
-@intrinsic
-def _look(typing, flags, index):
-    """``flags[index]``, read from memory each time, after a rest of some ten cycles where a processor knows how to rest."""
-
-    def generate(context, builder, signature, args):
-        if _REST:
-            name, arguments = _REST
-            rest = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-            builder.call(cgutils.get_or_insert_function(builder.module, rest, name), arguments)
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
-
-    return types.int64(flags, types.intp), generate
-
-
-@kernel
-def _wait(flags, turns, more):
-    """Until no flag is 0, but for no more than so many turns; then so many more."""
-    for i in range(flags.size):
-        while _look(flags, i) == 0 and turns > 0:
-            turns -= 1
-    for _ in range(more):
-        _look(flags, 0)
-
-
-def _wait_awake(flags):
-    """Wait for flags without sleeping: to wake a thread that sleeps takes 50 microseconds, which many a kernel is done in.
-
-    Only for a moment, since the next kernel of a step is mostly that near; and only where each thread has a processor, lest
-    it keep the one that it waits for from running.
-    """
-    if _threads <= _processors:
-        _wait(flags, TURNS, MORE)
-
-
-def _work(tasks, bell):
-    _local.inside = True
+def _work(board, index, wake):
     while True:
-        bell[0] = 0
-        if tasks.empty():
-            _wait_awake(bell)
-        tasks.get()()
+        crowded = _threads > _processors
+        board.serve(index, TURNS // CROWD if crowded else TURNS, crowded)
+        wake.get()
 
 
 def _reset_after_fork():
     """Threads do not survive a fork, but locks that they held and blocks that they were in do."""
-    global _local, _grow, _blas_lock, _serial_blocks
+    global _board, _local, _grow, _blas_lock, _serial_blocks
+    _board = None
     _workers.clear()
     _serial_blocks = getattr(_local, "serial_blocks", 0)  # those of the thread that forked
     _grow, _blas_lock, before = threading.Lock(), threading.Lock(), _local
@@ -138,9 +96,9 @@ if hasattr(os, "register_at_fork"):
 def run(function, tiles, *args, short=False):
     """Call ``function(start, stop, *args)`` on ranges that together are ``range(tiles)``.
 
-    There are two ranges a thread, and each thread takes the next one when it is done with its last: a processor that is
-    busy with something else then holds nobody up for long, and a kernel that is done before other threads woke up waits for
-    none.
+    There are a few ranges a thread, and each thread takes the next one when it is done with its last (``launch``): a processor
+    that is busy with something else then holds nobody up for long, and a kernel that is done before other threads woke up waits
+    for none.
 
     Inside ``function`` a further call runs in the calling thread: all threads are busy there. So does work that is ``short``:
     less than the 50 microseconds or so that it takes to wake another thread.
@@ -170,53 +128,60 @@ def observe(observer):
         _observer.reset(token)
 
 
-@lru_cache(1000)
-def _bounds(tiles, parts):
-    """Where the ranges begin, and the end: two ranges a thread, which together are its share.
-
-    The first ones are of different sizes, so that threads do not finish together: then one would wait for the GIL, asleep.
-    The longest is taken by the caller, who begins at once.
-    """
-    first = [3 / 4 - i / parts / 4 for i in range(parts)]
-    ends = accumulate(first + [1 - share for share in reversed(first)], initial=0)
-    return list(dict.fromkeys(round(tiles * end / parts) for end in ends))
-
-
 def _run(function, tiles, args, short):
-    parts = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles)
-    if parts <= 1:
-        if tiles:
-            function(0, tiles, *args)
+    if not tiles:
         return
+    count = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles, MOST)
+    board = _board or _make_board()
+    if count > 1:
+        _wake(count)
+    if hasattr(function, "py_func"):
+        if launcher(function)(board.address, count, min(tiles, RANGES * count), tiles, *args):
+            raise MemoryError(f"there was no memory for what {function.__name__.strip('_')} works with")
+    elif count > 1:
+        _share(function, count, min(tiles, RANGES * count), tiles, args)
+    else:
+        function(0, tiles, *args)
+
+
+def _make_board():
+    global _board
     with _grow:
-        while len(_workers) < parts - 1:
-            _workers.append((SimpleQueue(), np.zeros(1, np.int64)))
-            threading.Thread(target=_work, args=_workers[-1], name="bitnet-kernel", daemon=True).start()
-    ranges = list(enumerate(pairwise(_bounds(tiles, parts))))
-    count, ranges = len(ranges), iter(ranges)  # one iterator for all threads: its next() is atomic
-    done, flags = SimpleQueue(), np.zeros(count, np.int64)  # None or an error for each range, and that it is there
+        _board = _board or Board(MOST)
+    return _board
 
-    def work():
-        for i, (start, stop) in ranges:
-            error = None
-            try:
-                function(start, stop, *args)
-            except BaseException as caught:
-                error = caught
-            done.put(error)
-            flags[i] = 1
 
-    compiled = hasattr(function, "py_func")  # asks for no context, and a copy of it costs microseconds
-    for queue, bell in _workers[:parts - 1]:
-        queue.put(work if compiled else partial(copy_context().run, work))  # a copy each: none is entered twice at a time
-        bell[0] = 1
-    _local.inside = True
-    try:
-        work()
-    finally:
-        _local.inside = False
-    _wait_awake(flags)
-    errors = [error for error in (done.get() for _ in range(count)) if error is not None]
+def _wake(count):
+    """Have ``count - 1`` threads that are awake, or are waking up: who comes late finds nothing left to do."""
+    if len(_workers) < count - 1:
+        with _grow:
+            for index in range(len(_workers), count - 1):
+                _workers.append(SimpleQueue())
+                threading.Thread(target=_work, args=(_board, index, _workers[-1]), name="bitnet-kernel", daemon=True).start()
+    asleep = _board.asleep
+    for index in range(count - 1):
+        if asleep[index]:
+            asleep[index] = 0
+            _workers[index].put(None)
+
+
+def _share(function, count, ranges, tiles, args):
+    """``run`` of a Python function: each range of it takes the GIL, in a context of its own that is a copy of the caller's."""
+    context, errors, caller = copy_context(), [], threading.get_ident()
+
+    def work(start, stop, _):
+        if threading.get_ident() == caller:  # a thread may have fallen asleep before the job was there
+            _wake(count)
+        before, _local.inside = getattr(_local, "inside", False), True
+        try:
+            context.copy().run(function, start, stop, *args)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            _local.inside = before
+
+    callback = _CALLBACK(work)
+    _board.share(count, ranges, tiles, ctypes.cast(callback, ctypes.c_void_p).value)
     if errors:
         raise errors[0]
 

@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.pointwise import quantize
 
 NUMPYS_BLAS = ThreadpoolController().select(user_api="blas")
@@ -28,45 +29,9 @@ def test_every_tile_is_computed_once(tiles, count, thread_count):
 
     threads.run(work, tiles, "argument")
     assert (done == 1).all()
-    parts = min(tiles, count)
-    assert len(ranges) == (parts if parts < 2 else len(threads._bounds(tiles, parts)) - 1)
-
-
-@pytest.mark.parametrize("parts", [2, 3, 16])
-@pytest.mark.parametrize("tiles", [1, 2, 5, 10000])
-def test_ranges_of_all_threads_are_their_share(tiles, parts):
-    bounds = np.array(threads._bounds(tiles, min(tiles, parts)))
-    sizes = np.diff(bounds)
-    assert bounds[0] == 0 and bounds[-1] == tiles and (sizes > 0).all()
-    assert sizes.max() <= np.ceil(tiles / min(tiles, parts))
-    if tiles == 10000:
-        assert len(sizes) == 2 * parts
-        assert len(set(sizes[:parts])) == parts  # no two begin and end together
-
-
-def test_waiting_awake_ends_when_all_flags_are_up_or_after_a_while(thread_count):
-    thread_count(2)
-    flags, seen = np.zeros(2, np.int64), []
-    waiter = threading.Thread(target=lambda: (threads._wait(flags, 2**40, 0), seen.append(flags.copy())))
-    waiter.start()
-    for i in range(2):  # it looks at memory, not at a copy of it in a register
-        assert not seen
-        flags[i] = 1
-    waiter.join(20)
-    assert not waiter.is_alive() and (seen[0] == 1).all()
-    threads._wait(np.zeros(1, np.int64), 100, 100)  # returns
-
-
-def test_more_threads_than_processors_do_not_wait_awake(thread_count, monkeypatch):
-    waits = []
-    monkeypatch.setattr(threads, "_wait", lambda *args: waits.append(args))
-    monkeypatch.setattr(threads, "_processors", 2)
-    thread_count(3)
-    threads._wait_awake(np.zeros(1, np.int64))
-    assert not waits
-    thread_count(2)
-    threads._wait_awake(np.zeros(1, np.int64))
-    assert len(waits) == 1
+    sizes = [stop - start for start, stop in ranges]
+    assert len(ranges) == (min(tiles, threads.RANGES * count) if count > 1 and tiles > 1 else min(tiles, 1))
+    assert not tiles or max(sizes) <= min(sizes) + 1
 
 
 def test_ranges_run_side_by_side(thread_count):
@@ -97,6 +62,39 @@ def test_errors_reach_the_caller_after_all_have_finished(bad, thread_count):
         with pytest.raises(OSError, match=f"tile {bad}"):
             threads.run(work, 3)
         assert sorted(finished) == sorted({0, 1, 2} - {bad})
+
+
+@kernel
+def _work_with(start, stop, sizes, out):
+    for i in range(start, stop):
+        out[i] = np.ones(sizes[i]).sum()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("bad", [0, 5, 99])
+def test_a_kernel_without_memory_says_so_and_the_rest_is_done(bad, count, thread_count):
+    thread_count(count)
+    sizes, out = np.arange(100), np.zeros(100)
+    threads.run(_work_with, 100, sizes, out)
+    assert (out == sizes).all()
+    sizes[bad] = 1 << 60
+    for _ in range(2):  # the pool survives
+        with pytest.raises(MemoryError):
+            threads.run(_work_with, 100, sizes, out)
+
+
+def test_kernels_meet_every_tile_once_however_they_are_shared(thread_count):
+    counts = np.zeros(5000, np.int64)
+    for i, count in enumerate([1, 2, 3, 7, 50, 2, 1, 5] * 20):
+        thread_count(count)
+        threads.run(_count, len(counts) - i, counts)
+    assert (counts[:len(counts) - 159] == 160).all() and (np.diff(counts[-160:]) == -1).all()
+
+
+@kernel
+def _count(start, stop, counts):
+    for i in range(start, stop):
+        counts[i] += 1
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, float("inf")])
