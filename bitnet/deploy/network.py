@@ -32,8 +32,6 @@ ONE = np.float32(1).view(np.uint32)  # the bits of floats from 0 to 1, and of no
 class Door:
     """Where inputs enter: checks them, and makes them float32, or codes of pixels."""
 
-    by_image, takes_words, follower = True, False, None
-
     def __init__(self, shape, images):
         self.shape, self.images = shape, images
 
@@ -58,9 +56,6 @@ class Door:
         if not -np.inf < low <= high < np.inf:
             raise ValueError(f"the network takes finite numbers, got {low:g} to {high:g}")
         return x
-
-    def walk(self, x, visit):
-        return self.run(x)
 
 
 class FrozenNetwork:
@@ -87,12 +82,13 @@ class FrozenNetwork:
         if twice:
             raise ValueError(f"expected stages of different names, got two of the name {twice[0]!r}")
         self.door = Door(self.input_shape, images)
-        self.chain = Chain([self.door, *self.stages])
+        self.chain = Chain(self.stages, self.door.run)
 
     def fill(self, arrays):
         """Give all stages their arrays."""
         for stage in self.stages:
             stage.fill(arrays)
+        self.chain = Chain(self.stages, self.door.run)  # programs know the arrays of before
         return self
 
     @property

@@ -17,7 +17,7 @@ from bitnet.kernels.pointwise.pool import max_pool
 from bitnet.kernels.pointwise.threshold import pack_thresholds
 from bitnet.kernels.products import accumulator_type, dense, direct, popcount
 from bitnet.kernels.products.geometry import Conv, Operand, top
-from bitnet.kernels.products.packing import WORD, pack_channels
+from bitnet.kernels.products.packing import join_pixels, pack_channels
 
 PIXELS = 1 << 12  # of a filter, a stride or a padding, at most
 TERMS = 1 << 12   # of a weight, at most
@@ -117,7 +117,7 @@ class Product(Stage):
     def words(self, x):
         """What enters as packed words."""
         if not isinstance(x, Codes):
-            return _joined(x, self.conv.in_channels) if self.flat is not self.conv else x
+            return join_pixels(x, self.conv.in_channels) if self.flat is not self.conv else x
         values = x.values.reshape(len(x.values), *self.size, self.flat.in_channels)
         return pack_channels(Operand(values, x.bits, x.encoding), self.flat.groups, self.flat.padding)
 
@@ -142,7 +142,7 @@ class Product(Stage):
         return y.reshape(len(y), *self.after.shape)
 
     def _biased(self, y):
-        return y if self["bias"] is None else y + self["bias"]
+        return y if self["bias"] is None else norm.channel_affine(y, np.ones_like(self["bias"]), self["bias"])
 
     def about(self):
         kernel = "x".join(map(str, self.conv.kernel))
@@ -156,17 +156,6 @@ class Product(Stage):
 
 def _scaled(y, scale):
     return y if scale is None else norm.channel_affine(y, scale, np.zeros_like(scale))
-
-
-def _joined(words, channels):
-    """Packed pixels (N, 1, planes, H, W, word) as one run of H * W * channels bits: (N, 1, planes, 1, 1, words)."""
-    samples, planes = len(words), words.shape[2]
-    if channels % WORD == 0:
-        return np.ascontiguousarray(words).reshape(samples, 1, planes, 1, 1, -1)
-    stream = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :channels].reshape(samples, planes, -1)
-    padded = np.zeros((samples, planes, -(-stream.shape[2] // WORD) * WORD), np.uint8)
-    padded[..., :stream.shape[2]] = stream
-    return np.packbits(padded, axis=-1, bitorder="little").view(np.uint32).reshape(samples, 1, planes, 1, 1, -1)
 
 
 class First(Product):

@@ -6,6 +6,8 @@ there are any. So a file can be checked whole before anything of it is read.
 """
 
 import math
+from copy import deepcopy
+from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -33,7 +35,7 @@ from bitnet.tensor import Tensor
 
 CHUNK = 32      # images that go through stages together, small enough to stay in cache
 LARGEST = 1 << 28  # numbers of a sample between two stages, and no size of a stage is larger
-SHORT = 1 << 13    # numbers that NumPy is done with before a kernel has begun; the bits are the same
+PROGRAMS = 8       # numbers of images, and kinds of them, whose programs are kept
 KINDS = {}
 
 # Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
@@ -213,25 +215,38 @@ def every(stages):
 
 
 class Chain:
-    """Stages one after the other. Those that take images one by one get a few at a time, on all threads."""
+    """Stages one after the other; those that take images one by one are a Series.
 
-    def __init__(self, stages):
-        self.stages = list(stages)
+    Parameters
+    ----------
+    stages : list of Stage; door : what an array or codes are to pass first, a function, or None
+    """
+
+    def __init__(self, stages, door=None):
+        self.stages, self.door = list(stages), door or _as_is
         for stage, following in pairwise(self.stages):
             stage.follower = following if following.takes_words else None
-        self.parts = [(by_image, list(part)) for by_image, part in groupby(self.stages, key=lambda stage: stage.by_image)]
-        self.by_image = all(by_image for by_image, _ in self.parts)
+        parts = [(by_image, list(part)) for by_image, part in groupby(self.stages, key=lambda stage: stage.by_image)]
+        if not parts or not parts[0][0]:
+            parts.insert(0, (True, []))
+        self.parts = [Series(part, self.door if i == 0 else None) if by_image else partial(_in_turn, part)
+                      for i, (by_image, part) in enumerate(parts)]
 
     def run(self, x):
-        for by_image, stages in self.parts:
-            x = _in_chunks(stages, x) if by_image else _in_turn(stages, x)
+        for part in self.parts:
+            x = part(x)
         return x
 
     def walk(self, x, visit):
         """``run`` stage by stage, telling ``visit(stage, result)``."""
+        x = self.door(x)
         for stage in self.stages:
             x = stage.walk(x, visit)
         return x
+
+
+def _as_is(x):
+    return x
 
 
 def _in_turn(stages, x):
@@ -244,24 +259,95 @@ def _part(x, part):
     return x.with_values(x.values[part]) if isinstance(x, Codes) else x[part]
 
 
-def _in_chunks(stages, x):
-    # a share of the images for each thread, which then waits for nobody; results do not depend on how they are shared
-    size = min(CHUNK, -(-x.shape[0] // threads.get_threads()))
-    count = -(-x.shape[0] // size)
-    if count <= 1:
-        with threads.alone():  # one image is done before a second thread has woken up for its first kernel
-            return _in_turn(stages, x)
-    results = [None] * count
+def _values(x):
+    return x.values if isinstance(x, Codes) else x
 
-    def work(start, stop):
-        for i in range(start, stop):
-            results[i] = _in_turn(stages, _part(x, slice(i * size, (i + 1) * size)))
 
-    threads.run(work, count)
-    first = results[0]
-    if isinstance(first, Codes):
-        return first.with_values(np.concatenate([result.values for result in results]))
-    return np.concatenate(results)
+class Series:
+    """Stages that take images one by one: a few at a time go through all of them, on all threads.
+
+    What the stages do to so many images is written down once, as a program of kernels, and from then on run without any Python
+    between them (``kernels.machine.launch``). Stages that do more than run kernels have none, and run as they are.
+    """
+
+    def __init__(self, stages, door=None):
+        self.stages, self.door, self.programs = stages, door, {}
+
+    def __call__(self, x):
+        # a share of the images for each thread, which then waits for nobody; results do not depend on how they are shared
+        size = min(CHUNK, -(-x.shape[0] // threads.get_threads()))
+        count = -(-x.shape[0] // size)
+        if threads.is_busy():  # inside another series
+            return _in_turn(self.stages, x if self.door is None else self.door(x))
+        if count <= 1:
+            with threads.alone():  # kernels of one image are too short to be shared
+                return self._run(x)
+        results = [None] * count
+
+        def work(start, stop):
+            for i in range(start, stop):
+                results[i] = self._run(_part(x, slice(i * size, (i + 1) * size)))
+
+        threads.run(work, count)
+        first = results[0]
+        if isinstance(first, Codes):
+            return first.with_values(np.concatenate([result.values for result in results]))
+        return np.concatenate(results)
+
+    def _run(self, x):
+        x = x if self.door is None else self.door(x)
+        values = _values(x)
+        kind = values.shape, values.dtype.char, isinstance(x, Codes) and (x.bits, x.encoding, x.scale)
+        if kind not in self.programs and len(self.programs) >= PROGRAMS:
+            self.programs.clear()  # each has arrays of its own for all that lies between stages
+        idle = self.programs.setdefault(kind, [])
+        if idle is None:
+            return _in_turn(self.stages, x)
+        try:
+            program = idle.pop()  # nobody else has it now
+        except IndexError:
+            program = Recorded(self.stages, x)
+            if not program.is_faithful():
+                self.programs[kind] = None
+                return _in_turn(self.stages, x)
+        result = program(values)
+        idle.append(program)
+        return result
+
+    def __deepcopy__(self, memo):
+        return Series(deepcopy(self.stages, memo), deepcopy(self.door, memo))
+
+    def __reduce__(self):
+        return Series, (self.stages, self.door)
+
+
+class Recorded:
+    """The program of stages for inputs like ``x``, with the arrays that it works on."""
+
+    def __init__(self, stages, x):
+        self.stages, self.values = stages, _values(x).copy()
+        self.x = x.with_values(self.values) if isinstance(x, Codes) else self.values
+        with threads.recording() as self.program:
+            self.y = _in_turn(stages, self.x)
+
+    def is_faithful(self):
+        """Does it give what the stages give, for other inputs? NumPy's part in a stage would not have been written down."""
+        if not self.program.complete or np.shares_memory(_values(self.y), self.values):
+            return False
+        rng = np.random.default_rng(0)
+        codes = isinstance(self.x, Codes)
+        count = 1 if not codes else 3 if self.x.encoding == "ternary" else 1 << self.x.bits
+        other = rng.integers(0, count, self.values.shape) if codes else rng.random(self.values.shape)
+        other = other.astype(self.values.dtype)
+        with threads.alone():
+            expected = _in_turn(self.stages, self.x.with_values(other) if codes else other)
+            return np.array_equal(_values(self(other)), _values(expected))
+
+    def __call__(self, values):
+        """The results for other values."""
+        np.copyto(self.values, values)
+        threads.rerun(self.program)
+        return self.y.with_values(self.y.values.copy()) if isinstance(self.y, Codes) else self.y.copy()
 
 
 class Affine(Stage):
@@ -278,10 +364,7 @@ class Affine(Stage):
         self.scale, self.shift = self["scale"], self["shift"]
 
     def run(self, x):
-        x = real(x)
-        if x.size < SHORT:
-            return x * self.scale + self.shift
-        return norm.channel_affine(np.ascontiguousarray(x), self.scale, self.shift)
+        return norm.channel_affine(np.ascontiguousarray(real(x)), self.scale, self.shift)
 
 
 class Centred(Stage):

@@ -9,6 +9,9 @@ Threads of the pool wait in compiled code, awake, for a job to appear in a piece
 So a launch costs half a microsecond, not the dozen or more that a wake-up through Python and its lock takes; who comes late
 holds nobody up; and from launch to launch a thread mostly meets the same tiles, which lie in its cache. Arguments stay where
 the caller has them, on its stack: threads read them between taking a range and saying that it is done.
+
+A recording board does not share a job, but runs it and writes it down. What was written down is a program: kernels that run one
+after the other on the same arrays as then, with nothing in between.
 """
 
 import ctypes
@@ -27,9 +30,12 @@ from bitnet.kernels.machine.arrays import LINE
 from bitnet.kernels.machine.compile import Store, kernel
 
 # What the board holds, in bytes from its beginning; what is written by different threads lies in different cache lines.
-TICKET, DONE, BUSY, FUNCTION, ARGUMENTS, TILES, RANGES, SHARE, YIELD, ASLEEP = 0, 64, 128, 192, 200, 208, 216, 224, 232, 256
-WORD = 8         # bytes of a number on the board
+TICKET, DONE, BUSY, FUNCTION, ARGUMENTS, TILES, RANGES, SHARE, YIELD, NEXT, ASLEEP = (
+    0, 64, 128, 192, 200, 208, 216, 224, 232, 240, 256)
+WORD = 8         # bytes of a number on the board, and in a program
+HEAD = 3 * WORD  # of a job in a program: function, tiles, bytes of the arguments that follow
 FIELD, MOST = 16, (1 << 16) - 1  # bits of a number in a ticket: job, threads, front and back range
+ROOM = 1 << 12   # words of a new program
 PATIENCE = 2000  # looks at the board before the caller lets another thread have its processor
 
 _X86, _ARM = ("llvm.x86.sse2.pause", []), ("llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)])
@@ -119,7 +125,7 @@ def _run_range(board, i):
 
 
 @kernel
-def _share(board, threads, ranges, tiles, function, arguments):
+def _share(board, threads, ranges, tiles, function, arguments, size):
     """Run ``function`` on all tiles, with the help of threads that wait at the board; alone where another caller has them."""
     if threads <= 1 or not _replace(board + BUSY, 0, 1):
         _call(function, 0, tiles, arguments)
@@ -150,6 +156,33 @@ def _share(board, threads, ranges, tiles, function, arguments):
 
 
 @kernel
+def _record(board, threads, ranges, tiles, function, arguments, size):
+    """Run ``function`` on all tiles, and write it down with its arguments, ``size`` bytes."""
+    place = _load(board + NEXT)
+    _store(place, function)
+    _store(place + WORD, tiles)
+    _store(place + 2 * WORD, size)
+    for i in range(0, size, WORD):
+        _store(place + HEAD + i, _load(arguments + i))
+    _store(board + NEXT, place + HEAD + size)
+    _call(function, 0, tiles, arguments)
+
+
+@kernel
+def _run_program(board, threads, ranges, place, end):
+    """Run what lies between two addresses, with ``ranges`` a thread: 0, or 1 where a kernel had no memory."""
+    failed = 0
+    while place < end:
+        function, tiles, size = _load(place), _load(place + WORD), _load(place + 2 * WORD)
+        count, arguments = min(threads, tiles), place + HEAD
+        _store(arguments, 0)
+        _share(board, count, min(tiles, ranges * count), tiles, function, arguments, size)
+        failed |= _load(arguments)
+        place = arguments + size
+    return failed
+
+
+@kernel
 def _serve(board, index, turns, polite):
     """Take ranges from the back of jobs for more than ``index + 1`` threads, until none has come in so many turns."""
     turn, asleep = 0, board + ASLEEP + WORD * index
@@ -172,9 +205,9 @@ def _serve(board, index, turns, polite):
             return
 
 
-def _address(function, count):
-    """Where the compiled form of a kernel of so many integers begins."""
-    function.compile((types.int64,) * count)
+def _address(function):
+    """Where the compiled form of ``_share`` or ``_record`` begins."""
+    function.compile((types.int64,) * 7)
     compiled = next(iter(function.overloads.values()))
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
@@ -193,14 +226,15 @@ class Board:
     Parameters
     ----------
     room : of how many threads it is to know whether they sleep
+    share : what a launcher is to call with a job
     """
 
-    def __init__(self, room):
+    def __init__(self, room, share=_share):
         self._memory = np.zeros(ASLEEP // WORD + room + LINE // WORD, np.int64)
         skip = -self._memory.ctypes.data % LINE // WORD
         self._words = self._memory[skip:]
         self.address = self._words.ctypes.data
-        self._words[SHARE // WORD], self._words[YIELD // WORD] = _address(_share, 6), _yield_address()
+        self._words[SHARE // WORD], self._words[YIELD // WORD] = _address(share), _yield_address()
         self.asleep = self._words[ASLEEP // WORD:][:room]  # 1 for each thread that does not look at it
 
     def serve(self, index, turns, polite):
@@ -209,7 +243,55 @@ class Board:
 
     def share(self, threads, ranges, tiles, function, arguments=0):
         """Run a C function (start, stop, arguments), given by its address, on ranges of tiles."""
-        _share(self.address, threads, ranges, tiles, function, arguments)
+        _share(self.address, threads, ranges, tiles, function, arguments, 0)
+
+
+class Program:
+    """Kernels that were run once and can be run again, on the same arrays.
+
+    Attributes
+    ----------
+    complete : was there nothing but kernels? A Python function cannot be written down
+    """
+
+    def __init__(self):
+        self.complete, self.kept = True, []
+        self._board, self._jobs = Board(0, _record), np.zeros(ROOM, np.int64)
+        self._rewind(0)
+
+    def _rewind(self, used):
+        self._board._words[NEXT // WORD] = self._jobs.ctypes.data + WORD * used
+
+    @property
+    def _used(self):
+        return (self._board._words[NEXT // WORD] - self._jobs.ctypes.data) // WORD
+
+    def add(self, function, tiles, args):
+        """Run a kernel on all tiles in this thread, and write it down."""
+        used = self._used
+        if len(self._jobs) - used < ROOM:  # more than a job takes
+            self._jobs = np.concatenate([self._jobs, np.zeros_like(self._jobs)])
+            self._rewind(used)
+        self.kept.append(args)
+        return launcher(function)(self._board.address, 1, 1, tiles, *args)
+
+    def run(self, board, threads, ranges):
+        """Run it on so many threads of a board. Only one at a time may, for the arrays are its own."""
+        begin = self._jobs.ctypes.data
+        return _run_program(board.address, threads, ranges, begin, begin + WORD * self._used)
+
+
+def _without_owner(context, builder, kind, value):
+    """An argument whose arrays count no references: who calls keeps them alive."""
+    if isinstance(kind, types.Array):
+        for i in range(2):  # the owner of the memory, and the Python object
+            nothing = ir.Constant(value.type.elements[i], None)
+            value = builder.insert_value(value, nothing, i)
+    elif isinstance(kind, types.BaseTuple):
+        for i, inner in enumerate(kind.types):
+            part = _without_owner(context, builder, inner, builder.extract_value(value, i))
+            value = builder.insert_value(value, part, i)
+    return value
 
 
 def _job(context, module, kernel, signature, frame):
@@ -271,12 +353,15 @@ def launcher(function):
             kinds = [context.get_value_type(kind) for kind in args.types]
             frame = ir.LiteralStructType([_INT, *kinds])  # did it fail, and the arguments
             place = cgutils.alloca_once(builder, frame)
+            packed = _without_owner(context, builder, args, packed)
             for i, value in enumerate([ir.Constant(_INT, 0), *(builder.extract_value(packed, i) for i in range(len(kinds)))]):
                 builder.store(value, cgutils.gep_inbounds(builder, place, 0, i))
             job = _job(context, builder.module, inner, wanted, frame)
-            shared = ir.FunctionType(ir.VoidType(), [_INT] * 6).as_pointer()
+            size = -(-context.get_abi_sizeof(frame) // WORD) * WORD
+            shared = ir.FunctionType(ir.VoidType(), [_INT] * 7).as_pointer()
             shared = builder.load(_at(builder, builder.add(board, ir.Constant(_INT, SHARE)), shared))
-            builder.call(shared, [board, *work, builder.ptrtoint(job, _INT), builder.ptrtoint(place, _INT)])
+            builder.call(shared, [board, *work, builder.ptrtoint(job, _INT), builder.ptrtoint(place, _INT),
+                                  ir.Constant(_INT, size)])
             return builder.load(cgutils.gep_inbounds(builder, place, 0, 0))
 
         return types.int64(*[types.int64] * 4, args), generate

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from threadpoolctl import ThreadpoolController
 
-from bitnet.kernels.machine.launch import Board, launcher
+from bitnet.kernels.machine.launch import Board, Program, launcher
 
 TURNS = 20_000  # of waiting awake: a third of a millisecond or so, longer than Python needs from one kernel to the next
 CROWD = 50      # fewer turns where threads share processors, in each of which another one may run
@@ -131,17 +131,57 @@ def observe(observer):
 def _run(function, tiles, args, short):
     if not tiles:
         return
-    count = 1 if short or getattr(_local, "inside", False) else min(_threads, tiles, MOST)
+    program = getattr(_local, "program", None)
+    if program is not None:
+        _note(program, function, tiles, args)
+        return
+    count = 1 if short or is_busy() else min(_threads, tiles, MOST)
     board = _board or _make_board()
     if count > 1:
         _wake(count)
     if hasattr(function, "py_func"):
-        if launcher(function)(board.address, count, min(tiles, RANGES * count), tiles, *args):
-            raise MemoryError(f"there was no memory for what {function.__name__.strip('_')} works with")
+        _check(launcher(function)(board.address, count, min(tiles, RANGES * count), tiles, *args))
     elif count > 1:
         _share(function, count, min(tiles, RANGES * count), tiles, args)
     else:
         function(0, tiles, *args)
+
+
+def _check(failed):
+    if failed:  # nothing else makes a kernel fail
+        raise MemoryError("there was no memory for what a kernel works with")
+
+
+def _note(program, function, tiles, args):
+    if hasattr(function, "py_func"):
+        _check(program.add(function, tiles, args))
+    else:
+        program.complete = False
+        function(0, tiles, *args)
+
+
+def is_busy():
+    """Does a kernel that begins here stay in this thread, or become part of a program?"""
+    return getattr(_local, "inside", False) or getattr(_local, "program", None) is not None
+
+
+@contextmanager
+def recording():
+    """Kernels that run inside the block are written down too: the Program that the block gives."""
+    before, _local.program = getattr(_local, "program", None), Program()
+    try:
+        yield _local.program
+    finally:
+        _local.program = before
+
+
+def rerun(program):
+    """Run a program on the threads that kernels have, on one where they are all busy."""
+    count = 1 if is_busy() else min(_threads, MOST)
+    board = _board or _make_board()
+    if count > 1:
+        _wake(count)
+    _check(program.run(board, count, RANGES))
 
 
 def _make_board():

@@ -107,6 +107,32 @@ def pack_channels(codes, groups, padding):
 
 
 @kernel
+def _join_pixels(start, stop, words, out, pixels, channels, per_pixel, per_image):
+    for image in range(start, stop):
+        source, target = image * pixels * per_pixel, image * per_image
+        for word in range(per_image):
+            put(out, target + word, np.uint32(0))
+        for pixel in range(pixels):
+            for word in range(per_pixel):
+                bits, at_bit = np.uint64(at(words, source + pixel * per_pixel + word)), pixel * channels + WORD * word
+                place, pair = target + at_bit // WORD, bits << np.uint64(at_bit % WORD)
+                put(out, place, at(out, place) | np.uint32(pair))
+                if pair >> np.uint64(WORD):
+                    put(out, place + 1, at(out, place + 1) | np.uint32(pair >> np.uint64(WORD)))
+
+
+def join_pixels(words, channels):
+    """Packed pixels (N, 1, planes, H, W, words of C) as one pixel of H * W * C channels: (N, 1, planes, 1, 1, words)."""
+    samples, _, planes, height, width, per_pixel = words.shape
+    if channels % WORD == 0:
+        return words.reshape(samples, 1, planes, 1, 1, -1)
+    out = arrays.empty((samples, 1, planes, 1, 1, words_for(height * width * channels)), np.uint32)
+    threads.run(_join_pixels, samples * planes, words.reshape(-1), out.reshape(-1), height * width, channels, per_pixel,
+                out.shape[-1])
+    return out
+
+
+@kernel
 def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
     words = -(-depth // WORD)
     for tile in range(start, stop):

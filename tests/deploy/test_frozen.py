@@ -1,6 +1,8 @@
 """Frozen networks: the same codes and logits as the networks they were made from, from a file, on any number of threads."""
 
+import copy
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 import bitnet
 from bitnet import Residual, Sequential, layers, methods, models
-from bitnet.deploy import freeze, load_frozen, reads, size_report
+from bitnet.deploy import freeze, load_frozen, reads, size_report, stages
 from bitnet.deploy.freezing import READERS, staircase
 from bitnet.kernels.machine import threads
 from bitnet.storage import CheckpointError
@@ -252,3 +254,66 @@ def test_files_of_version_1_do_not_lie_either(tmp_path, change):
     np.savez(tmp_path / "old.npz", **arrays | stages_with(arrays, lambda network: change(network["config"])))
     with pytest.raises(CheckpointError, match=r"old.npz: expected"):
         bitnet.load(tmp_path / "old.npz")
+
+
+def test_programs_give_what_stages_give_for_any_number_of_images(thread_count):
+    net = models.svhn("D", seed=3).eval()
+    frozen, images = bitnet.freeze(net), pixels((40, 40, 3), 70)
+    expected = {n: frozen.chain.walk(images[:n] / np.float32(256), lambda *_: None) for n in (1, 2, 5, 33, 70)}
+    for count in (1, 2, 3):
+        thread_count(count)
+        for n in (1, 2, 5, 33, 70, 1):
+            for given in (images[:n], images[:n] / np.float32(256)):
+                np.testing.assert_array_equal(frozen(given).data, expected[n])
+    first = frozen.chain.parts[0]
+    assert first.programs and all(idle for idle in first.programs.values())  # nothing fell back
+    assert len(first.programs) <= stages.PROGRAMS
+    with pytest.raises(ValueError, match="floats from 0 to 1"):
+        frozen(images[:1].astype(np.float32))
+
+
+def test_two_python_threads_run_one_frozen_network(thread_count):
+    thread_count(2)
+    frozen, images = bitnet.freeze(models.svhn("D", seed=3).eval()), pixels((40, 40, 3), 8)
+    expected, wrong = [frozen(images[i:i + 4]).data for i in range(4)], []
+
+    def caller(i):
+        for _ in range(30):
+            if not np.array_equal(frozen(images[i:i + 4]).data, expected[i]):
+                wrong.append(i)
+
+    callers = [threading.Thread(target=caller, args=(i,)) for i in range(4)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join(60)
+    assert not wrong
+
+
+def test_a_copy_of_a_frozen_network_has_programs_of_its_own():
+    frozen, images = bitnet.freeze(models.svhn("D", seed=3).eval()), pixels((40, 40, 3), 4)
+    expected = frozen(images).data
+    again = copy.deepcopy(frozen)
+    del frozen
+    np.testing.assert_array_equal(again(images).data, expected)
+
+
+class Halved(stages.Stage):
+    kind = "halved"
+
+    def plan(self):
+        return self.before.reals()
+
+    def run(self, x):
+        return stages.real(x) / np.float32(2)  # by NumPy, which no program knows
+
+
+def test_a_stage_that_is_more_than_kernels_has_no_program():
+    try:
+        series = stages.Series([Halved("halved", stages.Wire((4,)), {})])
+        for factor in (1, 3):
+            x = np.full((2, 4), factor, np.float32)
+            np.testing.assert_array_equal(series(x), x / 2)
+        assert list(series.programs.values()) == [None]
+    finally:
+        del stages.KINDS["halved"]

@@ -1,22 +1,14 @@
-"""Kernels on a chosen number of threads, and their noise as arrays."""
+"""Noise as arrays."""
 
 import numba
 import numpy as np
 import pytest
 
-from bitnet.kernels.machine import noise, threads
+from bitnet.kernels.machine import noise
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: compiles kernels anew (deselect with -m 'not slow')")
-
-
-@pytest.fixture
-def thread_count():
-    """thread_count(n) makes kernels run on n threads until the test ends."""
-    before = threads.get_threads()
-    yield threads.set_threads
-    threads.set_threads(before)
 
 
 @numba.njit

@@ -5,7 +5,7 @@ import pytest
 from strategies import CHANNELS, random_codes
 
 from bitnet.kernels.products.geometry import Conv
-from bitnet.kernels.products.packing import pack_channels, pack_positions, pack_weight, words_for
+from bitnet.kernels.products.packing import join_pixels, pack_channels, pack_positions, pack_weight, words_for
 from bitnet.kernels.products.spatial import COLUMNS, blocks_for
 
 
@@ -42,6 +42,15 @@ def test_channels(channels, bits, groups, padding):
     found = pack_channels(codes, groups, padding)
     assert found.dtype == np.uint32
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("bits", [1, 3])
+def test_pixels_joined_are_the_pixel_of_all_channels(channels, bits):
+    codes = random_codes(np.random.default_rng(0), (2, 3, 5, channels), bits)
+    joined = codes._replace(values=codes.values.reshape(2, 1, 1, -1))
+    no = ((0, 0), (0, 0))
+    np.testing.assert_array_equal(join_pixels(pack_channels(codes, 1, no), channels), pack_channels(joined, 1, no))
 
 
 @pytest.mark.parametrize("depth", CHANNELS)
