@@ -35,23 +35,31 @@ class Optimizer:
     def step(self):
         """Update every parameter once; what it is subject to (``Parameter.constraint``) follows."""
         self.steps += 1
-        for parameter, state in zip(self.parameters, self.state, strict=True):
-            if parameter.grad is not None:
-                self.step_one(parameter, state)
-                if parameter.constraint is not None:
-                    parameter.constraint(parameter.data)
+        moving = [pair for pair in zip(self.parameters, self.state, strict=True) if pair[0].grad is not None]
+        arrays = [self.target(parameter) for parameter, _ in moving]
+        self.move([(array, np.ascontiguousarray(parameter.grad, array.dtype), self.lr * parameter.lr_factor,
+                    self.weight_decay + parameter.weight_decay, state)
+                   for array, (parameter, state) in zip(arrays, moving, strict=True)])
+        for array, (parameter, _) in zip(arrays, moving, strict=True):
+            self.settle(parameter, array)
+            if parameter.constraint is not None:
+                parameter.constraint(parameter.data)
 
-    def step_one(self, parameter, state):
-        """Update one parameter, which has a gradient."""
-        parameter.data = np.ascontiguousarray(parameter.data)  # updated in place, as it lies in memory
-        self._update(parameter, parameter.data, state)
+    def target(self, parameter):
+        """The array that is updated in place for a parameter: its own numbers."""
+        parameter.data = np.ascontiguousarray(parameter.data)
+        return parameter.data
 
-    def _update(self, parameter, data, state):
-        grad = np.ascontiguousarray(parameter.grad, data.dtype)
-        self.update(data, grad, self.lr * parameter.lr_factor, self.weight_decay + parameter.weight_decay, **state)
+    def settle(self, parameter, array):
+        """Whatever a parameter makes of its updated ``target``."""
+
+    def move(self, entries):
+        """Update arrays in place: a list of (array, gradient, learning rate, penalty, state)."""
+        for array, grad, lr, decay, state in entries:
+            self.update(array, grad, lr, decay, **state)
 
     def update(self, data, grad, lr, decay, **state):
-        """Update one parameter's array in place."""
+        """Update one array in place."""
         raise NotImplementedError
 
     def zero_grad(self):
@@ -97,8 +105,9 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, weight_decay)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
-    def update(self, data, grad, lr, decay, mean, square):
-        update.adam(data, grad, mean, square, self.steps, lr, self.beta1, self.beta2, self.eps, decay)
+    def move(self, entries):
+        update.adam([(array, grad, state["mean"], state["square"], lr, decay) for array, grad, lr, decay, state in entries],
+                    self.steps, self.beta1, self.beta2, self.eps)
 
 
 class ShiftAdaMax(Optimizer):
@@ -132,14 +141,14 @@ class DST(Adam):
     weights.
     """
 
-    def step_one(self, parameter, state):
-        space = parameter.space
-        if space is None:
-            super().step_one(parameter, state)
-        else:
-            step = np.zeros(parameter.shape, np.float32)  # what an update from 0 comes to is the step alone
-            self._update(parameter, step, state)
-            parameter.places[...] = space.move(parameter.places, step)
+    def target(self, parameter):
+        if parameter.space is None:
+            return super().target(parameter)
+        return np.zeros(parameter.shape, np.float32)  # what an update from 0 comes to is the step alone
+
+    def settle(self, parameter, array):
+        if parameter.space is not None:
+            parameter.places[...] = parameter.space.move(parameter.places, array)
 
 
 def glorot_factor(fan_in, fan_out, power_of_two=False):

@@ -28,7 +28,18 @@ MOST = 1000     # threads
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _board = None  # where threads find their work
 _workers = []  # what each one that sleeps waits for
-_local = threading.local()
+
+
+class _Local(threading.local):
+    """What is true of a Python thread: the defaults are those of any."""
+
+    inside = False     # a range of a job: all threads are busy, and so kernels run in this one
+    program = None     # where kernels are written down
+    observed = False   # an outer call is
+    serial_blocks = 0  # of ``serial_blas``, how many it is in
+
+
+_local = _Local()
 _processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 _grow = threading.Lock()
 _blas = _limit = None
@@ -83,10 +94,10 @@ def _reset_after_fork():
     global _board, _local, _grow, _blas_lock, _serial_blocks
     _board = None
     _workers.clear()
-    _serial_blocks = getattr(_local, "serial_blocks", 0)  # those of the thread that forked
+    _serial_blocks = _local.serial_blocks  # those of the thread that forked
     _grow, _blas_lock, before = threading.Lock(), threading.Lock(), _local
-    _local = threading.local()
-    _local.serial_blocks = getattr(before, "serial_blocks", 0)
+    _local = _Local()
+    _local.serial_blocks = before.serial_blocks
 
 
 if hasattr(os, "register_at_fork"):
@@ -104,7 +115,7 @@ def run(function, tiles, *args, short=False):
     less than the 50 microseconds or so that it takes to wake another thread.
     """
     observer = _observer.get()
-    if observer is None or getattr(_local, "observed", False) or getattr(_local, "inside", False):
+    if observer is None or _local.observed or _local.inside:
         _run(function, tiles, args, short)
         return
     _local.observed, started = True, time.perf_counter()
@@ -131,11 +142,10 @@ def observe(observer):
 def _run(function, tiles, args, short):
     if not tiles:
         return
-    program = getattr(_local, "program", None)
-    if program is not None:
-        _note(program, function, tiles, args)
+    if _local.program is not None:
+        _note(_local.program, function, tiles, args)
         return
-    count = 1 if short or is_busy() else min(_threads, tiles, MOST)
+    count = 1 if short or _local.inside else min(_threads, tiles, MOST)
     board = _board or _make_board()
     if count > 1:
         _wake(count)
@@ -162,13 +172,13 @@ def _note(program, function, tiles, args):
 
 def is_busy():
     """Does a kernel that begins here stay in this thread, or become part of a program?"""
-    return getattr(_local, "inside", False) or getattr(_local, "program", None) is not None
+    return _local.inside or _local.program is not None
 
 
 @contextmanager
 def recording():
     """Kernels that run inside the block are written down too: the Program that the block gives."""
-    before, _local.program = getattr(_local, "program", None), Program()
+    before, _local.program = _local.program, Program()
     try:
         yield _local.program
     finally:
@@ -212,7 +222,7 @@ def _share(function, count, ranges, tiles, args):
     def work(start, stop, _):
         if threading.get_ident() == caller:  # a thread may have fallen asleep before the job was there
             _wake(count)
-        before, _local.inside = getattr(_local, "inside", False), True
+        before, _local.inside = _local.inside, True
         try:
             context.copy().run(function, start, stop, *args)
         except BaseException as error:
@@ -229,7 +239,7 @@ def _share(function, count, ranges, tiles, args):
 @contextmanager
 def alone():
     """Inside the block kernels run in the calling thread: for work that is done before another thread has woken up."""
-    before, _local.inside = getattr(_local, "inside", False), True
+    before, _local.inside = _local.inside, True
     try:
         yield
     finally:
@@ -264,7 +274,7 @@ def serial_blas():
         if _limit is None:
             _limit = _set_blas([1] * len(_blas.lib_controllers))
         _serial_blocks += 1
-    _local.serial_blocks = getattr(_local, "serial_blocks", 0) + 1
+    _local.serial_blocks = _local.serial_blocks + 1
     try:
         yield
     finally:

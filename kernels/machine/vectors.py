@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
+from numba.np.arrayobj import populate_array
 
 LANES = 16  # part of many a name here and of how kernels lay out what they load: not a number to turn
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -495,3 +496,19 @@ def prefetch(typing, array, index):
         return context.get_dummy_value()
 
     return types.void(array, index), generate
+
+
+@intrinsic
+def array_at(typing, address, size, like):
+    """The numbers at an address as an array of the type of ``like``, whose memory is somebody else's."""
+    if not (isinstance(like, types.Array) and like.ndim == 1):
+        return None
+
+    def generate(context, builder, signature, args):
+        array, item = context.make_array(like)(context, builder), context.get_abi_sizeof(context.get_data_type(like.dtype))
+        size, item = args[1], context.get_constant(types.intp, item)
+        data = builder.inttoptr(args[0], array.data.type)
+        populate_array(array, data, (size,), (item,), item, None)
+        return array._getvalue()
+
+    return like(types.intp, types.intp, like), generate

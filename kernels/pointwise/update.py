@@ -1,12 +1,14 @@
 """Steps of optimizers, and what latent weights are subject to after a step; in place, one walk over memory each."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from bitnet.kernels.machine import threads
+from bitnet.kernels.machine.arrays import address_of
 from bitnet.kernels.machine.compile import kernel
-from bitnet.kernels.machine.vectors import at, put
+from bitnet.kernels.machine.vectors import array_at, at, put
 from bitnet.kernels.pointwise.walk import BLOCK, blocks
 
 
@@ -27,23 +29,44 @@ def sgd(parameter, grad, velocity, lr, momentum, nesterov, decay):
 
 
 @kernel
-def _adam(start, stop, parameter, grad, mean, square, rate, beta1, beta2, correction, eps, decay):
-    one = parameter.dtype.type(1)
-    for i in range(start * BLOCK, min(stop * BLOCK, parameter.size)):
-        g = at(grad, i) + decay * at(parameter, i)
-        m = beta1 * at(mean, i) + (one - beta1) * g
-        v = beta2 * at(square, i) + (one - beta2) * g * g
-        put(mean, i, m)
-        put(square, i, v)
-        put(parameter, i, at(parameter, i) - rate * m / (np.sqrt(v * correction) + eps))
+def _adam(start, stop, tiles, places, sizes, numbers, constants):
+    beta1, beta2, correction, eps, one = constants
+    for tile in range(start, stop):
+        k, first = at(tiles, 2 * tile), at(tiles, 2 * tile + 1)
+        size, rate, decay = at(sizes, k), at(numbers, 2 * k), at(numbers, 2 * k + 1)
+        parameter, grad = array_at(at(places, 4 * k), size, numbers), array_at(at(places, 4 * k + 1), size, numbers)
+        mean, square = array_at(at(places, 4 * k + 2), size, numbers), array_at(at(places, 4 * k + 3), size, numbers)
+        for i in range(first, min(first + BLOCK, size)):
+            g = at(grad, i) + decay * at(parameter, i)
+            m = beta1 * at(mean, i) + (one - beta1) * g
+            v = beta2 * at(square, i) + (one - beta2) * g * g
+            put(mean, i, m)
+            put(square, i, v)
+            put(parameter, i, at(parameter, i) - rate * m / (np.sqrt(v * correction) + eps))
 
 
-def adam(parameter, grad, mean, square, step, lr, beta1, beta2, eps, decay):
-    """Step number ``step`` (from 1) of Adam, in place: arXiv:1412.6980, algorithm 1."""
-    number = parameter.dtype.type
-    threads.run(_adam, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1), square.reshape(-1),
-                number(lr / (1 - beta1 ** step)), number(beta1), number(beta2), number(1 / (1 - beta2 ** step)), number(eps),
-                number(decay))
+@lru_cache(maxsize=64)
+def _tiles(sizes):
+    """Which array, and where in it, a tile begins, of arrays of these sizes: int64 (tiles, 2)."""
+    return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, BLOCK)], np.int64).reshape(-1)
+
+
+def adam(parameters, step, beta1, beta2, eps):
+    """Step number ``step`` (from 1) of Adam, in place: arXiv:1412.6980, algorithm 1.
+
+    Many a parameter is small, so all of them are one launch.
+
+    Parameters
+    ----------
+    parameters : list of (parameter, grad, mean, square, lr, decay), C-contiguous arrays of one shape and type, and numbers
+    """
+    for number in {parameter.dtype.type for parameter, *_ in parameters}:
+        own = [entry for entry in parameters if entry[0].dtype.type is number and entry[0].size]
+        sizes = tuple(entry[0].size for entry in own)
+        places = np.array([address_of(array) for entry in own for array in entry[:4]], np.int64)
+        numbers = np.array([(lr / (1 - beta1 ** step), decay) for *_, lr, decay in own], number).reshape(-1)
+        constants = tuple(map(number, (beta1, beta2, 1 / (1 - beta2 ** step), eps, 1)))
+        threads.run(_adam, len(_tiles(sizes)) // 2, _tiles(sizes), places, np.array(sizes), numbers, constants)
 
 
 @kernel

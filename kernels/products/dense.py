@@ -19,6 +19,7 @@ from bitnet.kernels.products import direct
 
 TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
 PARTS = 16            # partial sums of a float weight gradient, added in a fixed order
+SMALL = 1 << 16  # multiply-adds that no BLAS shares among threads of its own
 OUTPUTS = 256         # columns of one tile of a fully connected layer
 
 
@@ -246,6 +247,9 @@ def product_over_samples(x, g):
 
 def _product(a, b, out):
     """``out[...] = a @ b``, what a fully connected layer computes, cut into fixed tiles of columns."""
+    if a.size * b.shape[1] <= SMALL:
+        np.matmul(a, b, out=out)
+        return
 
     def work(first, last):
         np.matmul(a, b[:, first:last], out=out[:, first:last])

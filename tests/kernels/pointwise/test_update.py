@@ -40,9 +40,23 @@ def test_adam(decay, size, dtype):
         g = grad + decay * expected
         mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g * g
         expected = expected - 0.05 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-3)
-        update.adam(w, grad, m, v, step, 0.05, 0.9, 0.99, 1e-3, decay)
+        update.adam([(w, grad, m, v, 0.05, decay)], step, 0.9, 0.99, 1e-3)
     np.testing.assert_allclose(w, expected, **near[dtype])
     np.testing.assert_allclose(v, square, **near[dtype])
+
+
+def test_adam_updates_arrays_of_all_sizes_and_types_at_once():
+    sizes = [(1, np.float32), (0, np.float32), (walk.BLOCK + 3, np.float32), (7, np.float64), (2 * walk.BLOCK, np.float32)]
+    many = [[normal(size, dtype, seed) for seed in range(4)] for size, dtype in sizes]
+    for arrays in many:
+        arrays[3] **= 2
+    alone = [[array.copy() for array in arrays] for arrays in many]
+    many[0][1].flags.writeable = False
+    update.adam([(*arrays, 0.1 * i, 0.01 * i) for i, arrays in enumerate(many)], 3, 0.9, 0.99, 1e-3)
+    for i, (arrays, one) in enumerate(zip(many, alone, strict=True)):
+        update.adam([(*one, 0.1 * i, 0.01 * i)], 3, 0.9, 0.99, 1e-3)
+        for found, expected in zip(arrays, one, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def ap2(x):
