@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet import execution, random
+from bitnet.checks import number, wholes
 from bitnet.description import Described
 from bitnet.settings import Setting
 from bitnet.tensor import Tensor, as_tensor, no_grad
@@ -200,6 +201,10 @@ class Module(Described):
             for trait, value in traits.get(name, {}).items():
                 if trait not in ("weight_decay", "lr_factor", "constraint"):
                     raise ValueError(f"a parameter has no trait {trait!r}")
+                if trait != "constraint":
+                    number(trait, value)
+                elif getattr(value, "family", None) != "constraint.":
+                    raise ValueError(f"expected the constraint of a parameter, found {value!r}")
                 setattr(parameter, trait, value)
 
     # State
@@ -379,6 +384,13 @@ def preserved(model):
             module.training = mode
 
 
+def _module(value, kind=Module):
+    """What a description says is a module; ValueError where it is none."""
+    if not isinstance(value, kind):
+        raise ValueError(f"expected a {kind.__name__} in the tree, found {value!r}")
+    return value
+
+
 class Sequential(Module):
     """Modules one after the other, each with a name: ``Sequential(first, second)`` or ``Sequential(conv=..., fc=...)``.
 
@@ -398,7 +410,7 @@ class Sequential(Module):
 
     @classmethod
     def rebuild(cls, layers):
-        return cls(**layers)
+        return cls(**{name: _module(module) for name, module in layers.items()})
 
     def options(self):
         return {"layers": self.layers}
@@ -410,8 +422,13 @@ class Sequential(Module):
     def take_traits(self, traits):
         if traits.keys() - {"method", "trained_on", "classes"}:
             raise ValueError(f"a tree has no trait {sorted(traits)}")
-        for name, value in traits.items():
-            setattr(self, name, value)
+        method, shape, classes = (traits.get(name) for name in ("method", "trained_on", "classes"))
+        if method is not None and getattr(method, "family", None) != "method.":
+            raise ValueError(f"expected the method of a tree, found {method!r}")
+        if classes is not None and not (isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)):
+            raise ValueError(f"expected the names of classes, found {classes!r}")
+        self.method, self.classes = method, classes
+        self.trained_on = None if shape is None else wholes("the shape that a tree was trained on", shape, low=1)
 
     def children(self):
         return dict(self.layers)
@@ -475,8 +492,8 @@ class Residual(Module):
 
     @classmethod
     def rebuild(cls, body, shortcut):
-        made = cls(shortcut=shortcut)
-        made.body = body
+        made = cls(shortcut=shortcut and _module(shortcut))
+        made.body = _module(body, Sequential)
         return made
 
     def options(self):

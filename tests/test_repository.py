@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"bitnet": ROOT / "bitnet", "bitnet.kernels": ROOT / "kernels", "bitnet.datasets": ROOT / "datasets"}
 # what may be imported from the left: each of these needs only those before it
 HOUSE = ("kernels.machine", "kernels.rounding", "kernels.products", "kernels.pointwise", "kernels", "datasets", "settings",
-         "text", "bits", "codes", "description", "random", "tensor", "execution", "constraints", "functional", "module",
-         "quantizers", "layers", "networks", "optimizers", "methods", "models", "storage", "report", "deploy", "files",
-         "training")
+         "text", "bits", "checks", "codes", "description", "random", "tensor", "execution", "constraints", "functional",
+         "module", "quantizers", "layers", "networks", "optimizers", "methods", "models", "storage", "report", "deploy",
+         "files", "training")
 OURS = ("bitnet", "kernels", "datasets", "examples", "benchmarks", "tests")
 ENGINE = HOUSE[HOUSE.index("codes"):HOUSE.index("storage")]
 

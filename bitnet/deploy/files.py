@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from bitnet.bits import parse_bits
+from bitnet.checks import truth
 from bitnet.deploy.network import FORMAT, VERSION, FrozenNetwork
 from bitnet.deploy.products import Product
-from bitnet.deploy.stages import Wire, build, every, shape_of, truth
+from bitnet.deploy.stages import Wire, build, every, shape_of
 from bitnet.models import INNER_LAYERS, SVHN_WIDTHS
 from bitnet.storage.door import CheckpointError, peek_npz, plain, read_arrays
 

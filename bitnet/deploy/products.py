@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 
+from bitnet.checks import truth, whole, wholes
 from bitnet.codes import Codes
-from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real, truth, whole, wholes
+from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real
 from bitnet.execution import sum_of
 from bitnet.kernels.pointwise import norm
 from bitnet.kernels.pointwise.pool import max_pool

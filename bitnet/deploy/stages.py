@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet import functional
+from bitnet.checks import LARGEST, whole, wholes
 from bitnet.codes import Codes
 from bitnet.description import rebuild
 from bitnet.kernels.machine import threads
@@ -34,7 +35,6 @@ from bitnet.quantizers import (
 from bitnet.tensor import Tensor
 
 CHUNK = 32      # images that go through stages together, small enough to stay in cache
-LARGEST = 1 << 28  # numbers of a sample between two stages, and no size of a stage is larger
 PROGRAMS = 8       # numbers of images, and kinds of them, whose programs are kept
 KINDS = {}
 
@@ -69,29 +69,8 @@ class Wire(NamedTuple):
         return f"{'x'.join(map(str, self.shape))} {numbers}"
 
 
-def whole(what, value, low=0, high=LARGEST):
-    """``value``; ValueError where it is no whole number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{what} must be a whole number from {low} to {high}, got {value!r}")
-    return value
-
-
-def wholes(what, values, count=None, low=0, high=LARGEST):
-    """A tuple of whole numbers; ValueError where there are others, or not ``count`` of them."""
-    if not isinstance(values, (list, tuple)) or count not in (None, len(values)):
-        raise ValueError(f"{what} must be a list of {'' if count is None else count} whole numbers, got {values!r}")
-    return tuple(whole(what, value, low, high) for value in values)
-
-
-def truth(what, value):
-    """``value``; ValueError where it is neither true nor false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{what} must be true or false, got {value!r}")
-    return value
-
-
 def shape_of(what, values):
-    """The shape of a sample: one or three sizes."""
+    """The shape of a sample: one or three sizes, of LARGEST numbers at most."""
     shape = wholes(what, values, low=1)
     if len(shape) not in (1, 3) or math.prod(shape) > LARGEST:
         raise ValueError(f"{what} must be (H, W, C) or (D,) of at most {LARGEST} numbers, got {values!r}")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet import functional
+from bitnet.checks import instance
 from bitnet.kernels.products import direct
 from bitnet.layers.activation import Activation, Dropout
 from bitnet.layers.norm import BatchNorm
@@ -55,6 +56,8 @@ class Block(Module):
     @classmethod
     def rebuild(cls, order, conv, norm=None, act=None, pool=None, drop=None):
         """A block of given parts."""
+        for module in (conv, norm, act, pool, drop):
+            instance("a part of a block", module, Module)
         made = cls.__new__(cls)
         made._assemble(order, conv, norm, act, pool, drop)
         return made
@@ -107,7 +110,7 @@ class Block(Module):
             return "", f"{type(conv).__name__} is computed by itself"
         if not (isinstance(act, Activation) and act.quantizer and act.quantizer.rounds_unit):
             return "", "the activation is not rounded as DoReFa-Net's are"
-        if pool and not pool.side_by_side:
+        if pool and not getattr(pool, "side_by_side", False):
             return "", "pooling windows overlap or are too large"
         order = [part for part in self.order.split() if getattr(self, part) is not None]
         if not (conv.weight_quantizer or conv.input_quantizer or conv.grad_quantizer or norm):
@@ -115,7 +118,7 @@ class Block(Module):
             return ("first", "") if known else ("", f"the order is {' '.join(order)}")
         conditions = (
             (order in (["conv", "norm", "pool", "act"], ["conv", "norm", "act"]), f"the order is {' '.join(order)}"),
-            (norm and norm.is_affine, "there is no plain batch norm"),
+            (norm and getattr(norm, "is_affine", False), "there is no plain batch norm"),
             (conv.weight_quantizer and conv.weight_quantizer.one_scale, "the weight is not codes of one scale"),
             (conv.grad_quantizer and conv.grad_quantizer.rounds_samples, "gradients are not rounded as DoReFa-Net's are"),
             (conv.bias is None and conv.input_quantizer is None, "the convolution has a bias or quantizes its input"),

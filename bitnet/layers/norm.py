@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from bitnet import functional
+from bitnet.checks import number, whole
 from bitnet.module import Module, Parameter, initial
 from bitnet.quantizers import NormalizedActivation
 
@@ -20,7 +21,8 @@ class _Norm(Module):
     """gamma and beta of the channels, and two running statistics."""
 
     def _make(self, channels, momentum, eps):
-        self.channels, self.momentum, self.eps = channels, momentum, eps
+        self.channels, self.eps = whole("the channels of a batch norm", channels, 1), number("its eps", eps, 0)
+        self.momentum = number("the momentum of a batch norm", momentum, 0, 1)
         shape = (channels,)
         self.gamma = Parameter(initial(shape, lambda: np.ones(shape, np.float32)))
         self.beta = Parameter(initial(shape, lambda: np.zeros(shape, np.float32)))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from bitnet import functional
+from bitnet.checks import whole, wholes
 from bitnet.module import Module
 from bitnet.tensor import Tensor
 
@@ -24,7 +25,7 @@ class Images(Module):
     is_door = True
 
     def __init__(self, height, width, channels):
-        self.height, self.width, self.channels = height, width, channels
+        self.height, self.width, self.channels = wholes("the size of images", (height, width, channels), low=1)
 
     @property
     def shape(self):
@@ -53,7 +54,8 @@ class Images(Module):
 
 class _Pool(Module):
     def __init__(self, size, stride=None, padding=0):
-        self.size, self.stride, self.padding = size, stride, padding
+        self.size, self.padding = whole("the size of a pooling window", size, 1), whole("the padding of a pooling", padding)
+        self.stride = None if stride is None else whole("the stride of a pooling", stride, 1)
 
     def _shape_after(self, shape):
         if shape is None:
@@ -94,7 +96,7 @@ class Reshape(Module):
     """(N, ...) to (N, *shape); codes stay codes."""
 
     def __init__(self, shape):
-        self.shape = tuple(shape)
+        self.shape = wholes("a shape", tuple(shape), low=1)
 
     def forward(self, x):
         return x.reshape(x.shape[0], *self.shape)

@@ -3,8 +3,10 @@
 import numpy as np
 
 from bitnet import functional, random
+from bitnet.checks import instance, wholes
 from bitnet.kernels.products.geometry import Conv
 from bitnet.module import Module, Parameter, initial
+from bitnet.quantizers import Quantizer
 
 
 def he_normal(rng, shape, fan_in):
@@ -36,6 +38,8 @@ class Weighted(Module):
 
     def quantize(self, weight=None, input=None, gradient=None):
         """Replace all three quantizers. The weight becomes the kind of parameter that its quantizer wants."""
+        for quantizer in (weight, input, gradient):
+            instance("a quantizer of a layer", quantizer, Quantizer)
         own = Parameter(self.weight.data, self.weight.weight_decay) if weight is None else weight.parameter(self.weight.data)
         if own.space is not self.weight.space:
             self.weight = own
@@ -94,8 +98,12 @@ class Conv2d(Weighted):
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=False,
                  weight_quantizer=None, input_quantizer=None, grad_quantizer=None, weight_decay=0.0, rng=None):
-        kernel = functional.pair(kernel_size)
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+        wholes("channels and groups", (in_channels, out_channels, groups), low=1)
+        kernel = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
+        wholes("the stride of a convolution", functional.pair(stride), 2, 1)
+        for one in functional.pair(padding) if padding != "same" else ():
+            wholes("the padding of a convolution", functional.pair(one), 2)
+        if in_channels % groups or out_channels % groups:
             raise ValueError(f"expected positive numbers of channels that {groups} groups divide, got {in_channels} and "
                              f"{out_channels}")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
@@ -132,6 +140,7 @@ class Linear(Weighted):
 
     def __init__(self, in_features, out_features, bias=True, weight_quantizer=None, input_quantizer=None, grad_quantizer=None,
                  weight_decay=0.0, rng=None):
+        wholes("the features of a layer", (in_features, out_features), low=1)
         self.in_features, self.out_features, self.weight_decay = in_features, out_features, weight_decay
         self._make((in_features, out_features), in_features, bias, weight_decay,
                    (weight_quantizer, input_quantizer, grad_quantizer), rng)

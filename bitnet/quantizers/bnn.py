@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bitnet.checks import number
 from bitnet.codes import Codes
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import binarize
@@ -63,7 +64,7 @@ class BinaryInput(Quantizer):
 
     def __init__(self, threshold=0.5):
         super().__init__(1)
-        self.threshold = threshold
+        self.threshold = number("the threshold of pixels", threshold)
 
     def encode_and_save(self, array):
         return Codes((array >= self.threshold).view(np.uint8), 1, "bipolar", 1.0), None

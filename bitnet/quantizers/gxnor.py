@@ -9,6 +9,7 @@ from numbers import Integral
 import numpy as np
 
 from bitnet import random
+from bitnet.checks import number
 from bitnet.codes import Codes
 from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
@@ -105,7 +106,7 @@ class GXNORWeight(Quantizer):
 
     def __init__(self, N=1, m=3.0):
         super().__init__(_check(N) + 1)
-        self.N, self.m, self.one_scale = N, m, N < 2
+        self.N, self.m, self.one_scale = N, number("GXNOR's m", m), N < 2
 
     def places(self, array):
         """Where in Z_N the numbers nearest to an array are: uint8, 0 .. 2**N."""

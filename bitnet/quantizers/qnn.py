@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet import random
+from bitnet.checks import whole
 from bitnet.codes import Codes
 from bitnet.functional import ap2
 from bitnet.quantizers.base import Quantizer
@@ -95,7 +96,7 @@ class QNNLogarithmic(Quantizer):
         super().__init__(bits)
         if signed and bits < 2:
             raise ValueError(f"signed powers of two need 2 to 8 bits, one of them for the sign, got {bits}")
-        self.signed, self.largest, self.stochastic = signed, largest, stochastic
+        self.signed, self.largest, self.stochastic = signed, whole("the largest power", largest, -99, 99), stochastic
         self.powers = (1 << (bits - signed)) - 1
         self.one_scale = not signed and self.powers <= 8  # else real numbers
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from bitnet.checks import number
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.dorefa import DoReFaWeight
 
@@ -44,7 +45,7 @@ class StaircaseWeight(Quantizer):
         super().__init__(bits)
         if backward not in BACKWARDS:
             raise ValueError(f"the staircase's gradient must be one of {', '.join(BACKWARDS)}, got {backward!r}")
-        self.c, self.backward, self.hard = c, backward, DoReFaWeight(bits)
+        self.c, self.backward, self.hard = number("the hardness c", c, 0), backward, DoReFaWeight(bits)
 
     def advance(self, progress):
         self.c = hardness(progress)

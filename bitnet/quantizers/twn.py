@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bitnet.checks import number
 from bitnet.codes import Codes
 from bitnet.kernels.pointwise.quantize import sums_by_code
 from bitnet.quantizers.base import Quantizer
@@ -35,7 +36,7 @@ class TWNWeight(Quantizer):
         super().__init__(2)
         if per not in ("layer", "filter"):
             raise ValueError(f'TWN has a threshold per "layer" or per "filter", got {per!r}')
-        self.factor, self.per, self.one_scale = factor, per, per == "layer"
+        self.factor, self.per, self.one_scale = number("TWN's factor", factor, 0), per, per == "layer"
 
     def encode_and_save(self, array):
         axes = tuple(range(array.ndim - (self.per == "filter")))

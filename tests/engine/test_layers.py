@@ -19,6 +19,19 @@ def small():
         layers.MaxPool(2), layers.Dropout(0.5), layers.Flatten(), layers.Linear(36, 5, rng=rng))
 
 
+@pytest.mark.parametrize("make", [
+    lambda: layers.MaxPool((2,)), lambda: layers.AvgPool(2, "2"), lambda: layers.Images(0.5, 40, 3),
+    lambda: layers.Reshape([2.0]), lambda: layers.Conv2d(3, 4, "3"), lambda: layers.Conv2d(3, 4, 3, stride=0),
+    lambda: layers.Conv2d(3, 4, 3, padding=[1.5, 1]), lambda: layers.Conv2d(3, 4, 3, weight_quantizer=7),
+    lambda: layers.Linear(True, 2), lambda: layers.Activation(max), lambda: layers.Clip((0,), 1),
+    lambda: layers.Clip(0, 10**30), lambda: layers.Dropout("0.5"), lambda: layers.BatchNorm(2, eps="x"),
+    lambda: layers.Block.of("conv norm pool act", "conv"),
+])  # fmt: skip
+def test_what_no_layer_can_be_made_with(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()
+
+
 def test_parameters_buffers_and_modules_are_found_by_name():
     net = small()
     assert list(net.named_parameters()) == ["0.weight", "0.bias", "1.gamma", "1.beta", "6.weight",

@@ -1,0 +1,42 @@
+"""What the numbers that modules and stages are made with must be: a file may say anything, and a person may mistype."""
+
+import math
+from numbers import Integral, Real
+
+LARGEST = 1 << 28  # no size of a layer is larger
+
+
+def whole(what, value, low=0, high=LARGEST):
+    """``value``; ValueError where it is no whole number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        raise ValueError(f"{what} must be a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def wholes(what, values, count=None, low=0, high=LARGEST):
+    """A tuple of whole numbers; ValueError where there are others, or not ``count`` of them."""
+    if not isinstance(values, (list, tuple)) or count not in (None, len(values)):
+        raise ValueError(f"{what} must be a list of {'' if count is None else count} whole numbers, got {values!r}")
+    return tuple(whole(what, value, low, high) for value in values)
+
+
+def number(what, value, low=-math.inf, high=math.inf):
+    """``value``; ValueError where it is no number within bounds, or a whole one that compiled code could not take."""
+    good = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    if not good or (isinstance(value, Integral) and abs(value) > LARGEST):
+        raise ValueError(f"{what} must be a number from {low} to {high}, got {value!r}")
+    return value
+
+
+def truth(what, value):
+    """``value``; ValueError where it is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} must be true or false, got {value!r}")
+    return value
+
+
+def instance(what, value, kind):
+    """``value``; ValueError where it is neither None nor of a kind."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{what} must be a {kind.__name__} or None, got {value!r}")
+    return value
