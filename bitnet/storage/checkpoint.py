@@ -163,15 +163,15 @@ def load_checkpoint(path):
     CheckpointError : missing, not HDF5, damaged or cut short, of another program or version, or larger than its network.
     """
     path = regular(path, "a checkpoint")
-    with open(path, "rb") as file:
-        if file.read(8) != _SIGNATURE:
-            raise CheckpointError(f"{path}: expected a checkpoint in HDF5, found another kind of file")
     try:
+        with open(path, "rb") as file:
+            if file.read(8) != _SIGNATURE:
+                raise CheckpointError(f"{path}: expected a checkpoint in HDF5, found another kind of file")
         with h5py.File(path, "r") as file:
             return _read(path, file)
     except CheckpointError:
         raise
-    except Exception as error:  # h5py meets damage with almost any exception
+    except Exception as error:  # h5py meets damage with almost any exception, and a disk may fail
         raise CheckpointError(f"{path}: expected a checkpoint, found one cut short or damaged: {plain(error)}") from None
 
 

@@ -1,6 +1,7 @@
 """Files are whole or absent, read back exactly, and every kind of damage is one clear sentence."""
 
 import errno
+import io
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import bitnet
 from bitnet import models
 from bitnet.description import describe
 from bitnet.optimizers import Adam
-from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from bitnet.storage import CheckpointError, checkpoint, load_checkpoint, save_checkpoint, write_atomically
 from bitnet.storage.checkpoint import _checksum
 
 
@@ -141,6 +142,14 @@ def rewritten(saved, change):
     (lambda meta: layers_in(meta)["fc"]["options"].update(in_features=10**15), "expected fc.weight|cannot"),
     (lambda meta: layers_in(meta)["fc"]["options"].update(in_features="\x1b[31m"), "cannot be made|fc"),
     (lambda meta: layers_in(meta).pop("conv4") and None, "expected the arrays of its network"),
+    (lambda meta: layers_in(meta)["conv0"]["options"]["pool"]["options"].update(size=[2]), "window must be a whole number"),
+    (lambda meta: layers_in(meta)["conv0"]["options"].update(act=7), "a part of a block must be a Module or None, got 7"),
+    (lambda meta: layers_in(meta)["conv0"]["options"]["act"]["options"].update(quantizer="x"), "must be a Quantizer or None"),
+    (lambda meta: layers_in(meta)["images"]["options"].update(height=0.5), "the size of images must be a whole number"),
+    (lambda meta: layers_in(meta).update(fc=[1]), "expected a Module in the tree"),
+    (lambda meta: meta["model"].update(traits={"dict": {"classes": [[1]]}}), "expected the names of classes"),
+    (lambda meta: meta["model"].update(traits={"dict": {"trained_on": ["x"]}}), "was trained on must be a whole number"),
+    (lambda meta: meta["model"].update(traits={"dict": {"method": {"kind": "Flatten", "options": {}}}}), "expected the method"),
 ])
 def test_well_formed_files_of_wrong_content(saved, change, message):
     started = time.perf_counter()
@@ -172,6 +181,16 @@ def test_what_does_not_lie_in_the_file_itself_is_refused(saved, make):
         make(file, saved)
     with pytest.raises(CheckpointError, match="found"):
         bitnet.load(saved)
+
+
+def test_a_file_that_opens_and_cannot_be_read(saved, monkeypatch):
+    class Disk(type(open(os.devnull, "rb"))):
+        def read(self, *size):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "open", lambda path, mode: Disk(io.FileIO(path)), raising=False)
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint, found .*Input/output error"):
+        load_checkpoint(saved)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
