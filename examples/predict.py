@@ -7,14 +7,17 @@ network of MNIST may be dark or bright, of any size, anywhere on plain paper.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 import bitnet
 from bitnet import functional
 from bitnet.datasets import DataError, prepare_for
-from bitnet.storage import CheckpointError
+from bitnet.storage import CheckpointError, plain
 from bitnet.training.run import Parser, guarded
+
+LARGEST = 1 << 24  # numbers of a picture that a network may ask for
 
 
 def parse(argv):
@@ -28,21 +31,29 @@ def parse(argv):
 def predict(given):
     model = bitnet.load(given.model.expanduser())
     shape = model.input_shape
-    if shape is None:
-        raise CheckpointError(f"{given.model}: expected a network that tells the size of its images, found another")
+    if shape is None or len(shape) != 3 or shape[2] not in (1, 3) or math.prod(shape) > LARGEST:
+        raise CheckpointError(f"{given.model}: expected a network for pictures that tells their size, found one for {shape}")
     code = 0
     for path in given.images:
         try:
             # grey networks are MNIST's: their pictures are made in its manner
-            image = prepare_for(path, "ink" if shape[2] == 1 else "photo", shape)
+            kind = "fit" if shape[0] != shape[1] else "ink" if shape[2] == 1 else "photo"
+            image = prepare_for(path, kind, shape)
         except DataError as error:  # the others are read all the same
             print(f"predict.py: {error}", file=sys.stderr)
             code = 2
             continue
-        with bitnet.no_grad():
-            probabilities = functional.softmax(model(image[None]).data)[0]
-        best = int(probabilities.argmax())
-        print(f"{path}  {model.classes[best] if model.classes else best}  {probabilities.max():.4f}", flush=True)
+        try:
+            with bitnet.no_grad():
+                probabilities = functional.softmax(model(image[None]).data)[0]
+            if probabilities.ndim != 1 or len(model.classes or probabilities) != len(probabilities):
+                raise ValueError(f"it gives numbers of shape {probabilities.shape}")
+            best = int(probabilities.argmax())
+            name = plain(model.classes[best]) if model.classes else best
+            print(f"{path}  {name}  {probabilities.max():.4f}", flush=True)
+        except ValueError as error:  # the picture is as the network says
+            raise CheckpointError(f"{given.model}: expected a network that tells classes of pictures of {shape}, found another "
+                                  f"one: {plain(error)}") from None
     return code
 
 

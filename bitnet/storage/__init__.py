@@ -2,5 +2,6 @@
 
 from bitnet.storage.atomic import write_atomically
 from bitnet.storage.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint
+from bitnet.storage.door import plain
 
-__all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint", "save", "save_checkpoint", "write_atomically"]
+__all__ = ["Checkpoint", "CheckpointError", "load", "load_checkpoint", "plain", "save", "save_checkpoint", "write_atomically"]

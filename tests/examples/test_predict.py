@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import bitnet
-from bitnet import functional, models
+from bitnet import functional, layers, models
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,38 @@ def test_a_bad_picture_among_good_ones(predict, model, picture, tmp_path, capsys
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == [str(picture)] * 2
     assert [re.match(r"predict\.py: (\S+): expected an image", line)[1] for line in err.splitlines()] == names[1:3]
+
+
+def network(classes):
+    net = models.svhn("D", (1, 2, 4), seed=0)
+    net.classes = classes
+    return net
+
+
+def test_pictures_of_a_network_that_is_not_square(predict, picture, tmp_path, capsys):
+    net = bitnet.Sequential(layers.Images(16, 18, 3), layers.Flatten(), layers.Linear(864, 2))
+    bitnet.save(tmp_path / "m.h5", net)
+    assert predict.main([str(tmp_path / "m.h5"), str(picture)]) == 0
+    assert re.fullmatch(r".*picture\.png  [01]  [01]\.\d{4}\n", capsys.readouterr().out)
+
+
+def test_names_of_classes_reach_the_terminal_as_plain_text(predict, picture, tmp_path, capsys):
+    bitnet.save(tmp_path / "m.h5", network(("\x1b[2J\n",) * 10))
+    assert predict.main([str(tmp_path / "m.h5"), str(picture)]) == 0
+    out, _ = capsys.readouterr()
+    assert len(out.splitlines()) == 1 and out[:-1].isprintable()
+
+
+@pytest.mark.parametrize("net", [
+    network(("one",) * 2), bitnet.Sequential(layers.Images(8, 8, 2)), bitnet.Sequential(layers.Images(1 << 13, 1 << 13, 3)),
+    bitnet.Sequential(layers.Images(8, 8, 3)), bitnet.Sequential(layers.Images(8, 8, 3), layers.Linear(5, 2)),
+    bitnet.Sequential(layers.Flatten(), layers.Linear(5, 2)),
+])
+def test_networks_that_do_not_tell_classes_of_pictures(predict, picture, tmp_path, capsys, net):
+    bitnet.save(tmp_path / "m.h5", net)
+    assert predict.main([str(tmp_path / "m.h5"), str(picture)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"predict\.py: .*m\.h5: expected a network .*\n", err)
 
 
 @pytest.mark.parametrize("content", [None, b"hello", b"\x89HDF\r\n\x1a\n cut short"])
