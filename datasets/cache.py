@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from .dataset import DataError
+from .dataset import DataError, printable
 
 VERSION = 2  # of the file layout and of resize(); raise it when prepared pixels would change
 _CHECKED = 1 << 33  # bytes of images whose checksums are compared at a start
@@ -133,7 +133,9 @@ def _read(path, recipe, shape):
             chunks = random.sample(chunks, int(len(chunks) * _CHECKED / images.nbytes) + 1)
         if any(zlib.crc32(images[start:end]) != checksum for start, end, checksum in chunks):
             return None, "other pixels"
-        return (images, np.frombuffer(labels, about["labels"]), about["notes"]), None
+        if not isinstance(about["notes"], list) or not all(isinstance(note, str) and note for note in about["notes"]):
+            return None, "other notes"
+        return (images, np.frombuffer(labels, about["labels"]), list(map(printable, about["notes"]))), None
     except Exception as error:  # of whatever a damaged file claims
         return None, f"a damaged file ({type(error).__name__})"
 

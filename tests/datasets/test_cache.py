@@ -90,6 +90,13 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
     assert cached("x", {}, build(calls, count=300), SHAPE)[2] == ["a note"] and len(calls) == 2  # said once
 
 
+def test_notes_are_told_as_plain_text(own_cache):
+    def source():
+        return Source(np.zeros(1, np.uint8), iter([np.zeros((1, 4, 4, 3), np.uint8)]), ["a\x1b[2J"])
+
+    assert cached("x", {}, source, SHAPE)[2] == cached("x", {}, source, SHAPE)[2] == [r"a\x1b[2J"]
+
+
 def test_an_interrupted_write_leaves_nothing(own_cache):
     def source():
         def chunks():
