@@ -20,8 +20,10 @@ from .dataset import DataError
 from .files import regular
 
 CROP = 32  # side of SVHN's crops
-_PIXELS = 1 << 28  # of a picture that is read: 0.8 GB as RGB
+_PIXELS = 1 << 28  # of a picture that is read and made smaller: 1.1 GB as RGB, four bytes a pixel
 _LARGE = 1 << 26  # pixels; larger pictures are made smaller while they are read
+_BY_ROWS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF")  # decoders of others need several times their picture's memory
+_BAND = 1 << 20  # pixels that are brought into another mode at a time
 _SQUARE = 1 << 24  # pixels of the largest square that is made of a picture of any shape
 # EXIF's orientation -> what turns the picture upright
 _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
@@ -106,7 +108,7 @@ def open_rgb(path, upright=True, pixels=None):
     ----------
     path : str or Path
     upright : bool        # EXIF's orientation is obeyed
-    pixels : int or None  # pictures with more are made smaller by a whole factor while they are read
+    pixels : int or None  # pictures with more are made smaller by a whole factor; None: those with more than 2**26 are refused
     Returns
     -------
     image : Image.Image, mode RGB
@@ -117,17 +119,14 @@ def open_rgb(path, upright=True, pixels=None):
     path = regular(path, "an image file")
     try:
         with _quiet(), Image.open(path) as image:
-            if image.width * image.height > _PIXELS:
-                raise DataError(f"{path}: expected at most {_PIXELS:,} pixels, found {image.width:,} x {image.height:,}")
-            factor = math.isqrt(image.width * image.height // (pixels or _PIXELS)) + 1
-            if factor > 1:  # of a JPEG, fewer pixels are decoded
+            most = _PIXELS if pixels and image.format in _BY_ROWS else _LARGE
+            if image.width * image.height > most:
+                raise DataError(f"{path}: expected at most {most:,} pixels, found {image.width:,} x {image.height:,}")
+            if (factor := _factor(image, pixels)) > 1:  # of a JPEG, fewer pixels are decoded
                 image.draft(None, (image.width // factor, image.height // factor))
             image.load()
             turn = _turn(image) if upright else None
-            if image.mode != "RGB" or image.has_transparency_data:
-                image = _rgb(image, path)
-            if factor > 1:
-                image = image.reduce(math.isqrt(image.width * image.height // pixels) + 1)
+            image = _rgb(image, path, _factor(image, pixels))
             return image.copy() if turn is None else image.transpose(turn)
     except DataError:
         raise
@@ -144,19 +143,41 @@ def _turn(image):
         return None
 
 
-def _rgb(image, path):
-    """Any Pillow mode -> RGB; 16-bit, 32-bit and float grey scaled to 0..255, transparency laid on white."""
+def _factor(image, pixels):
+    """By which whole factor a picture must become smaller."""
+    return math.isqrt(image.width * image.height // pixels) + 1 if pixels else 1
+
+
+def _bands(image, factor):
+    """(top, band): a picture cut across, each band but the last a multiple of ``factor`` high. Small ones are one band."""
+    step = factor * max(1, _BAND // (image.width * factor))
+    for top in range(0, image.height, step):
+        yield top, image.crop((0, top, image.width, min(top + step, image.height)))
+
+
+def _rgb(image, path, factor):
+    """Any Pillow mode -> RGB, made smaller by a whole factor, in bands: of a large picture there is no second one in memory.
+
+    16-bit, 32-bit and float grey is scaled to 0..255, transparency laid on white.
+    """
+    scale = None
     if ranges := _RANGES.get(image.mode[:4]):
-        grey = np.asarray(image, np.float64)
-        low, high = grey.min(), grey.max()
-        factor = next((factor for top, factor in ranges if low >= 0 and high <= top), None)  # none of NaN either
-        if factor is None:
+        extremes = [(grey.min(), grey.max()) for _, band in _bands(image, 1) for grey in [np.asarray(band, np.float64)]]
+        low, high = np.min(extremes), np.max(extremes)
+        scale = next((scale for top, scale in ranges if low >= 0 and high <= top), None)  # none of NaN either
+        if scale is None:
             raise DataError(f"{path}: expected grey values from 0 to {ranges[-1][0]:,}, found {low:g} to {high:g}")
-        return Image.fromarray((grey * factor).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    elif factor == 1 and image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top, band in _bands(image, factor):
+        if scale is not None:
+            band = Image.fromarray((np.asarray(band, np.float64) * scale).astype(np.uint8))
+        elif image.has_transparency_data:
+            band = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band)
+        result.paste(band.convert("RGB").reduce(factor), (0, top // factor))
+    return result
 
 
 def prepare_image(path, size=40):

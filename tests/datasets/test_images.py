@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bitnet.datasets import DataError, load_svhn, prepare_for, prepare_image
+from bitnet.datasets import DataError, images, load_svhn, prepare_for, prepare_image
 from bitnet.datasets.images import fitted, open_rgb, resize, square_crop
 
 
@@ -168,6 +168,29 @@ def test_a_picture_that_claims_to_be_larger_is_not_decoded(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
     with pytest.raises(DataError, match=r"a.png: expected .*found .*"):
         prepare_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "RGBA", "I;16", "F", "CMYK", "RGB"])
+@pytest.mark.parametrize("pixels", [None, 500])
+def test_bands_of_a_picture_make_the_whole(tmp_path, monkeypatch, mode, pixels):
+    grey = np.random.default_rng(0).integers(0, 256, (90, 70))
+    image = Image.fromarray(grey.astype({"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8)))
+    path = save(tmp_path, image if mode in ("I;16", "F") else image.convert(mode), "a.tif")
+    whole = np.asarray(open_rgb(path, pixels=pixels))
+    monkeypatch.setattr(images, "_BAND", 1000)
+    assert np.array_equal(open_rgb(path, pixels=pixels), whole)
+    assert whole.shape == ((90, 70, 3) if pixels is None else (23, 18, 3))
+
+
+def test_large_pictures_are_refused_where_they_are_not_made_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_LARGE", 5000)
+    for suffix, part in (("png", "90 x 70"), ("webp", "90 x 70")):
+        path = save(tmp_path, Image.new("RGB", (90, 70)), f"a.{suffix}")
+        with pytest.raises(DataError, match=f"expected at most 5,000 pixels, found {part}"):
+            open_rgb(path)
+    assert open_rgb(tmp_path / "a.png", pixels=1000).size == (30, 24)
+    with pytest.raises(DataError, match="expected at most 5,000 pixels"):  # its decoder makes several copies
+        open_rgb(tmp_path / "a.webp", pixels=1000)
 
 
 # --- what is odd in a file -----------------------------------------------------------------------------------------
