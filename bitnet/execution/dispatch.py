@@ -38,6 +38,7 @@ from bitnet.kernels.products.geometry import Conv
 
 CALLS = 3    # timed calls of a family, of which the best counts; one before them compiles and warms up
 SLOWER = 2   # a family whose call takes so many times the best of the others is measured no further
+LARGEST = 1 << 26  # bytes of a table
 FLOAT = 2    # float is tried only where the others need more than 1 / FLOAT of the time of a bare float matrix product
 
 clock = time.perf_counter
@@ -198,6 +199,8 @@ def processor():
 
 def _read(path):
     """The costs in a file; what is missing, damaged or of another machine is as if it had not been measured."""
+    if not os.path.isfile(path) or os.path.getsize(path) > LARGEST:  # a pipe would wait for ever, a device never end
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)

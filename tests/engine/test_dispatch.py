@@ -151,6 +151,15 @@ class TestFile:
         assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
         assert json.loads(path.read_text())["milliseconds"][PRODUCT.kind()] == {"popcount": 3, "byte_dot": 2, "float": 4}
 
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+    def test_what_is_no_file_is_not_read(self, runner, restart, make):
+        path = Path(dispatch.table().path)
+        path.parent.mkdir()
+        make(path)
+        restart()
+        assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
+        assert path.is_dir() or path.is_file()  # replaced whole, where that is possible
+
     def test_a_sound_entry_beside_a_damaged_one_is_kept(self, runner, restart):
         dispatch.choose(PRODUCT, runner(3, 2, 4))
         path = Path(dispatch.table().path)
