@@ -9,6 +9,17 @@ from bitnet.methods.base import Method, Recipe, falling
 from bitnet.optimizers import Adam
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
+# Accuracies of DoReFa-Net on SVHN by (W, A, G), models A to D: the paper's Table 1, from memory and not looked up.
+TABLE_1 = {
+    (1, 1, 2): (0.934, 0.924, 0.910, 0.803), (1, 1, 4): (0.968, 0.961, 0.916, 0.846), (1, 1, 8): (0.970, 0.962, 0.902, 0.828),
+    (1, 1, 32): (0.971, 0.963, 0.921, 0.841), (1, 2, 2): (0.909, 0.930, 0.900, 0.808), (1, 2, 3): (0.968, 0.964, 0.934, 0.878),
+    (1, 2, 4): (0.975, 0.969, 0.939, 0.878), (2, 1, 2): (0.927, 0.928, 0.909, 0.846), (2, 1, 4): (0.969, 0.957, 0.904, 0.827),
+    (1, 2, 8): (0.975, 0.971, 0.946, 0.866), (1, 2, 32): (0.976, 0.970, 0.950, 0.865), (1, 3, 3): (0.968, 0.964, 0.946, 0.887),
+    (1, 3, 4): (0.974, 0.974, 0.959, 0.897), (1, 3, 6): (0.977, 0.974, 0.949, 0.916), (1, 4, 2): (0.815, 0.898, 0.911, 0.868),
+    (1, 4, 4): (0.975, 0.974, 0.962, 0.915), (1, 4, 8): (0.977, 0.975, 0.955, 0.895), (2, 2, 2): (0.900, 0.919, 0.856, 0.842),
+    (32, 32, 32): (0.975, 0.975, 0.972, 0.950),
+}  # fmt: skip
+
 
 class DoReFa(Method):
     """The first and the last layer are float; the first block has a bias instead of batch norm, the last hidden layer's

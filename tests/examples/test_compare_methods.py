@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 from bitnet import methods
-from bitnet.training import Trainer
+from bitnet.training import Trainer, compare
+from bitnet.training.run import locked
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(autouse=True)
-def measured_briefly(monkeypatch, compare_methods):
-    monkeypatch.setattr(compare_methods, "MEASURED", 0.05)
+def measured_briefly(monkeypatch):
+    monkeypatch.setattr(compare, "MEASURED", 0.05)
 
 
 @pytest.fixture
@@ -90,6 +91,13 @@ def test_dorefas_table(run, svhn):
     assert code == 0 and set(found) == {"dorefa-D-1-2-4", "float-D-32-32-32"}
     assert found["dorefa-D-1-2-4"]["published"][0] == pytest.approx(12.2)
     assert found["dorefa-D-1-2-4"]["bit_share_training"] > 0.5 and "12.20 %" in out
+
+
+def test_a_folder_is_compared_in_by_one_program_at_a_time(run):
+    with locked(run.out):
+        code, _, err = run("--methods", "bnn")
+    assert code == 2 and "found another run training into it" in err and len(err.splitlines()) == 1
+    assert not (run.out / "results.json").exists()
 
 
 def test_the_whole_table_is_there(compare_methods):

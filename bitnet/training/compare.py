@@ -1,0 +1,167 @@
+"""Methods side by side: each trained for as many epochs as fit into a time, its error, size and speed as a row.
+
+    rows = saved_rows(path, {"data": data, "minutes": minutes})           what a results.json holds already
+    row = train_entry(Entry("twn"), out, minutes, train, test, notes, stop)
+"""
+
+import json
+import time
+
+import numpy as np
+
+from bitnet import execution, methods, models, random, report
+from bitnet.datasets import Augmentation
+from bitnet.layers import Weighted
+from bitnet.methods.dorefa import TABLE_1
+from bitnet.module import preserved
+from bitnet.optimizers import Adam, ExponentialDecay
+from bitnet.storage import load_checkpoint, write_atomically
+from bitnet.tensor import no_grad
+from bitnet.training.evaluation import evaluate
+from bitnet.training.run import UsageError
+from bitnet.training.trainer import Trainer
+
+MEASURED = 3.0  # seconds of training that tell how many epochs fit
+MARGIN = 0.95   # of the time, so that an epoch that is a little slower still fits
+
+
+class Entry:
+    """A method, or DoReFa-Net in certain bits on a model of SVHN, to be compared."""
+
+    def __init__(self, method, bits=None, model=None, seed=0):
+        self.method, self.model = method, model
+        kind = methods.get(method)
+        self.bits = kind(bits).bits if bits is not None else kind.own_bits
+        own = self.bits == kind.own_bits and model is None
+        self.name = "-".join([method, *([model] if model else []), *([] if own else map(str, self.bits))])
+        self.data = "svhn" if model else "mnist"
+        self.seed, self.batch_size = seed, 32 if model else kind.recipe.batch_size
+
+    def options(self):
+        """The network, and what its Trainer needs beside it."""
+        if not self.model:
+            model = methods.build(self.method, bits=self.bits, seed=self.seed)
+            return model, methods.training_of(model)
+        model = models.svhn(self.model, self.bits, seed=self.seed)
+        return model, {"optimizer": Adam(model.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
+                       "schedule": ExponentialDecay(1e-3, 1e-5)}
+
+    def published(self):
+        """(error in per cent, setting), or None."""
+        if not self.model:
+            return methods.get(self.method).published.get("mnist")
+        row = TABLE_1.get(tuple(self.bits))
+        return row and (100 * (1 - row["ABCD".index(self.model)]), f"model {self.model}, all of SVHN, about")
+
+
+def epochs_that_fit(entry, digits, test, minutes):
+    """So many epochs fit into the time, evaluations included: measured on a network that is thrown away."""
+    with random.preserved():
+        model, options = entry.options()
+        trainer = Trainer(model, digits, test, epochs=1, batch_size=entry.batch_size, seed=entry.seed, **options)
+        steps = iter(trainer.loader.epoch(0))
+        trainer.train_step(next(steps))  # compiles what is not compiled yet
+        started, done = time.perf_counter(), 0
+        for batch in steps:
+            trainer.train_step(batch)
+            done += 1
+            if time.perf_counter() - started > MEASURED:
+                break
+        step = (time.perf_counter() - started) / max(1, done)
+        evaluation = len(test) / inference_speed(model, test)
+    return max(1, int(MARGIN * 60 * minutes / (step * trainer.loader.steps_per_epoch + evaluation)))
+
+
+def inference_speed(model, test, least=1.0):
+    """Images a second in batches of 256, unfrozen."""
+    part = test[:512]
+    evaluate(model, part)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < least:
+        evaluate(model, part)
+        done += len(part)
+    return done / (time.perf_counter() - started)
+
+
+def products_of(trainer):
+    """Records of the products of a training step, and of a forward pass in evaluation."""
+    model, batch = trainer.model, next(iter(trainer.loader.epoch(0)))
+    with preserved(model), execution.log() as training:
+        trainer.task.loss(model.train()(batch.images), batch, trainer).backward()
+    with execution.log() as evaluation, no_grad():
+        model.eval()(batch.images)
+    return training, evaluation
+
+
+def bit_share(records):
+    """Share of the multiply-accumulates that ran on integer kernels."""
+    return sum(r.macs for r in records if r.family != "float32" and not r.note) / sum(r.macs for r in records)
+
+
+def packed_size(model, records):
+    """Bytes of all parameters with the weights of quantized layers in their own bits."""
+    bits = {record.layer: record.bits[1] for record in records}
+    own = {id(module.weight): bits.get(module.name, 32) for module in model.modules() if isinstance(module, Weighted)}
+    return sum(report.packed_size(parameter.data, own.get(id(parameter), 32)) for parameter in model.parameters())
+
+
+def train_entry(entry, out, minutes, digits, test, notes, stop):
+    """Train one entry to its end, from where it was left in a folder of ``out``.
+
+    Parameters
+    ----------
+    notes : dict   # what its checkpoint is to remember, see ``Trainer``
+    stop : callable   # asked after every step
+    Returns
+    -------
+    row : dict, or None where ``stop`` became true
+    """
+    folder = out / entry.name
+    path = folder / "checkpoint.h5"
+    checkpoint = load_checkpoint(path) if path.is_file() else None
+    epochs = checkpoint.more["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, minutes)
+    model, options = entry.options()
+    config = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}
+    trainer = Trainer(
+        model, digits, test, epochs=epochs, batch_size=entry.batch_size, seed=entry.seed, **options, checkpoint=path,
+        save_every=500, config=config, notes=notes, callbacks=[report.Progress(), report.Files(folder, entry.name)],
+    )  # fmt: skip
+    if checkpoint:
+        trainer.resume(checkpoint)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.save()
+    print(f"{entry.name}: {epochs} epochs" + (f", continuing with {trainer.where}" if checkpoint else ""), flush=True)
+    if not trainer.run(stop):
+        return None
+    report.write_metrics(folder / "metrics.jsonl", trainer.history)
+    training, evaluation = products_of(trainer)
+    return {
+        "name": entry.name, "method": entry.method, "bits": list(entry.bits), "model": entry.model, "seed": entry.seed,
+        "error": 100 * (1 - trainer.history[-1]["test_accuracy"]), "published": entry.published(),
+        "parameters": sum(parameter.data.size for parameter in model.parameters()), "packed": packed_size(model, evaluation),
+        "epochs": epochs, "minutes": trainer.seconds / 60,
+        "train_images_per_second": float(np.median([record["images_per_second"] for record in trainer.history])),
+        "infer_images_per_second": inference_speed(model, test), "bit_share_training": bit_share(training),
+        "bit_share_inference": bit_share(evaluation),
+    }  # fmt: skip
+
+
+def saved_rows(path, budget):
+    """The rows of an earlier results.json, which must be of the same data and minutes."""
+    if not path.is_file():
+        return []
+    try:
+        saved = json.loads(path.read_text())
+        found, rows = {name: saved[name] for name in budget}, saved["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: expected results of this script, found something else") from None
+    if found != budget:
+        raise UsageError("{}: expected results of {minutes:g} minutes each on {data}, found ".format(path, **budget)
+                         + "{minutes:g} minutes each on {data}; --out names another folder".format(**found))
+    return rows
+
+
+def write_rows(path, budget, done):
+    """Write results.json: the data, the minutes and a row for each finished method."""
+    write_atomically(path, json.dumps(budget | {"rows": list(done.values())}, indent=1).encode())
