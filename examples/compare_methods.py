@@ -78,7 +78,7 @@ def compare(given):
         done = {row["name"]: row for row in saved_rows(results, budget)}
         write_rows(results, budget, done)
         for entry in chosen:
-            if entry.name in done and done[entry.name]["seed"] == entry.seed:
+            if entry.name in done and done[entry.name].get("seed") == entry.seed:
                 continue
             row = train_entry(entry, given.out, given.minutes, digits, test, notes, stop)
             if row is None:
@@ -86,7 +86,7 @@ def compare(given):
                 break
             done[entry.name] = row
             write_rows(results, budget, done)
-        rows = [done[entry.name] for entry in chosen if entry.name in done]
+        rows = [done[entry.name] | entry.row() for entry in chosen if entry.name in done]
         if rows:
             text = compared(rows, data)
             print(text)

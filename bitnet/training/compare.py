@@ -15,7 +15,8 @@ from bitnet.layers import Weighted
 from bitnet.methods.dorefa import TABLE_1
 from bitnet.module import preserved
 from bitnet.optimizers import Adam, ExponentialDecay
-from bitnet.storage import load_checkpoint, write_atomically
+from bitnet.storage import load_checkpoint, plain, write_atomically
+from bitnet.storage.checkpoint import validated_run
 from bitnet.tensor import no_grad
 from bitnet.training.evaluation import evaluate
 from bitnet.training.run import UsageError
@@ -23,6 +24,8 @@ from bitnet.training.trainer import Trainer
 
 MEASURED = 3.0  # seconds of training that tell how many epochs fit
 MARGIN = 0.95   # of the time, so that an epoch that is a little slower still fits
+NUMBERS = ("error", "parameters", "packed", "epochs", "minutes", "train_images_per_second", "infer_images_per_second",
+           "bit_share_training", "bit_share_inference")  # of a row
 
 
 class Entry:
@@ -45,6 +48,11 @@ class Entry:
         model = models.svhn(self.model, self.bits, seed=self.seed)
         return model, {"optimizer": Adam(model.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
                        "schedule": ExponentialDecay(1e-3, 1e-5)}
+
+    def row(self):
+        """What its row holds before it is trained."""
+        return {"name": self.name, "method": self.method, "bits": list(self.bits), "model": self.model, "seed": self.seed,
+                "published": self.published()}
 
     def published(self):
         """(error in per cent, setting), or None."""
@@ -119,7 +127,7 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     folder = out / entry.name
     path = folder / "checkpoint.h5"
     checkpoint = load_checkpoint(path) if path.is_file() else None
-    epochs = checkpoint.more["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, minutes)
+    epochs = validated_run(path, checkpoint.more)["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, minutes)
     model, options = entry.options()
     config = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}
     trainer = Trainer(
@@ -137,14 +145,19 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     report.write_metrics(folder / "metrics.jsonl", trainer.history)
     training, evaluation = products_of(trainer)
     return {
-        "name": entry.name, "method": entry.method, "bits": list(entry.bits), "model": entry.model, "seed": entry.seed,
-        "error": 100 * (1 - trainer.history[-1]["test_accuracy"]), "published": entry.published(),
+        **entry.row(), "error": 100 * (1 - trainer.history[-1]["test_accuracy"]),
         "parameters": sum(parameter.data.size for parameter in model.parameters()), "packed": packed_size(model, evaluation),
         "epochs": epochs, "minutes": trainer.seconds / 60,
         "train_images_per_second": float(np.median([record["images_per_second"] for record in trainer.history])),
         "infer_images_per_second": inference_speed(model, test), "bit_share_training": bit_share(training),
         "bit_share_inference": bit_share(evaluation),
     }  # fmt: skip
+
+
+def is_row(row):
+    """Is it a row, as far as it is not known from its entry?"""
+    return isinstance(row, dict) and isinstance(row.get("name"), str) and row.get("packed") != 0 and all(
+        type(row.get(name)) in (int, float) and 0 <= row[name] < 1e15 for name in NUMBERS)
 
 
 def saved_rows(path, budget):
@@ -154,11 +167,13 @@ def saved_rows(path, budget):
     try:
         saved = json.loads(path.read_text())
         found, rows = {name: saved[name] for name in budget}, saved["rows"]
-    except (ValueError, KeyError, TypeError):
+        if not isinstance(rows, list) or not all(map(is_row, rows)):
+            raise ValueError("other rows")
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{path}: expected results of this script, found something else") from None
     if found != budget:
         raise UsageError("{}: expected results of {minutes:g} minutes each on {data}, found ".format(path, **budget)
-                         + "{minutes:g} minutes each on {data}; --out names another folder".format(**found))
+                         + f"{plain(found['minutes'])} minutes each on {plain(found['data'])}; --out names another folder")
     return rows
 
 

@@ -85,6 +85,29 @@ def test_results_of_another_budget_or_of_other_data_are_not_mixed(run, svhn):
     assert code == 2 and "results.json: expected results of this script, found something else" in err
 
 
+@pytest.mark.parametrize("change", [
+    lambda rows: rows.append("row"), lambda rows: rows[0].pop("packed"), lambda rows: rows[0].update(error="0.1"),
+    lambda rows: rows[0].update(minutes=None), lambda rows: rows[0].update(error=float("nan")),
+    lambda rows: rows[0].pop("name"), lambda rows: rows[0].update(name=["bnn"]), lambda rows: rows[0].update(packed=0),
+])
+def test_results_that_are_none(run, change):
+    assert run("--methods", "bnn")[0] == 0
+    results = json.loads((run.out / "results.json").read_text())
+    change(results["rows"])
+    (run.out / "results.json").write_text(json.dumps(results))
+    code, _, err = run("--methods", "bnn")
+    assert code == 2 and err.endswith("results.json: expected results of this script, found something else\n")
+
+
+def test_what_a_method_is_is_not_read_from_the_results(run):
+    assert run("--methods", "bnn")[0] == 0
+    table = (run.out / "results.txt").read_text()
+    results = json.loads((run.out / "results.json").read_text())
+    results["rows"][0].update(published=7, bits="x", method="\x1b[2J", model=[])
+    (run.out / "results.json").write_text(json.dumps(results))
+    assert run("--methods", "bnn")[0] == 0 and (run.out / "results.txt").read_text() == table
+
+
 def test_dorefas_table(run, svhn):
     code, out, _ = run("--table-1", "--models", "D", "--bits", "1,2,4", "32,32,32", data=svhn)
     found = rows(run.out)
