@@ -192,18 +192,18 @@ class Function:
     tensor holds codes and the class says ``takes_codes``, else as a float array; ``forward`` may return either.
     ``self.needs_grad`` tells for each input whether its gradient is wanted.
 
-    ``Function.place`` is a hook: asked at every call, it returns a function that makes the context manager in which
-    ``backward`` runs. So whoever keeps an account of what happens where (``execution``) finds a layer's backward in that layer.
+    ``Function.current_scope`` is a hook, called in ``apply``: it returns a function that makes the context manager in which
+    ``backward`` runs. ``execution`` sets it, so that the log has a layer's backward under that layer's name.
     """
 
     takes_codes = False
-    place = staticmethod(lambda: nullcontext)
+    current_scope = staticmethod(lambda: nullcontext)
 
     @classmethod
     def apply(cls, *tensors, **options):
         """Run the operation on tensors; keyword options go to ``forward`` as they are."""
         function = cls()
-        function.there = cls.place()
+        function.scope = cls.current_scope()
         function.needs_grad = [tensor.requires_grad for tensor in tensors]
         result = Tensor(function.forward(*(t.raw if cls.takes_codes else t.data for t in tensors), **options))
         if _recording.get() and any(function.needs_grad):
@@ -215,7 +215,7 @@ class Function:
     def backward_once(self, grad_output):
         """Run ``backward`` and drop everything kept for it."""
         self.check_alive()
-        with self.there():
+        with self.scope():
             grads = self.backward(grad_output)
         self.__dict__ = {"parents": None}
         return grads if isinstance(grads, tuple) else (grads,)

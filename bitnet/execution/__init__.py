@@ -2,7 +2,7 @@
 
 A product runs on integers where both operands are codes, and then on the kernel family that ``use_kernels`` names, by default
 on the one that ``dispatch`` measured to be the quickest. Where one operand is a real number (32 bits), it runs in float32, and
-the log says so. No other path leads from codes to floats.
+the log says so. In no other way do codes become floats.
 """
 
 from contextlib import ContextDecorator
@@ -23,14 +23,16 @@ FAMILIES = tuple(products.FAMILIES)
 
 _family = Setting("kernels", "auto")
 _log = Setting("log")
-_place = Setting("place", ("", ""))  # layer and path
+_scope = Setting("scope", ("", ""))  # layer and role
 _watcher = Setting("watcher")
 
 
 def use_kernels(family):
-    """Run integer products on one kernel family inside the block: a name in FAMILIES, or "auto" for the quickest of each.
+    """Run integer products inside ``with`` on one kernel family. Results are the same bits on each of them.
 
-    Results are bit-identical whichever it is.
+    Parameters
+    ----------
+    family : a name in FAMILIES, or "auto": the quickest for each product
 
     Raises
     ------
@@ -45,14 +47,19 @@ def use_kernels(family):
 class Record:
     """One product that was executed.
 
+    Attributes
+    ----------
+    layer : dotted name
+    role : "forward", "input_grad" or "weight_grad": which of the layer's three products it is
     family : the kernel family, or "float32" where an operand is a real number
     bits : of the left operand (input or gradient) and of the right one (weight or input), 32 for a real number
     macs : multiply-accumulates of the product; note : what is unusual about it
+    input_shape, output_shape : of the layer, batch included: (N, H, W, C)
     how : of an automatic choice, "measured" just then or "known" from earlier measurements; else ""
     """
 
     layer: str
-    path: str
+    role: str
     family: str
     bits: tuple
     macs: int
@@ -60,79 +67,83 @@ class Record:
     output_shape: tuple
     note: str = ""
     how: str = ""
+    path = property(lambda self: self.role)  # its former name
 
 
 def log():
-    """Collect a Record of every product executed inside the block, in a list."""
+    """Collect a Record of every product that is executed inside ``with``, in a list: ``with log() as records``."""
     return _log.set_to([])
 
 
-class _At(ContextDecorator):
-    """Work inside the block belongs to this layer (None: the one it is in) and path; the watcher hears of coming and going."""
+class _Scope(ContextDecorator):
+    """What is done inside ``with`` belongs to a layer (None: the current one) and a role; the watcher is told on both ends."""
 
-    def __init__(self, layer, path):
-        self.layer, self.path = layer, path
+    def __init__(self, layer, role):
+        self.layer, self.role = layer, role
 
     def _recreate_cm(self):  # as a decorator: a new one for each call
-        return _At(self.layer, self.path)
+        return _Scope(self.layer, self.role)
 
     def __enter__(self):
-        self.previous, self.watcher = _place.get(), _watcher.get()
-        place = self.previous[0] if self.layer is None else self.layer, self.path
-        _place.put(place)
+        self.previous, self.watcher = _scope.get(), _watcher.get()
+        scope = self.previous[0] if self.layer is None else self.layer, self.role
+        _scope.put(scope)
         if self.watcher is not None:
-            self.watcher(*place)
+            self.watcher(*scope)
 
     def __exit__(self, *exception):
-        _place.put(self.previous)
+        _scope.put(self.previous)
         if self.watcher is not None:
             self.watcher(*self.previous)
 
 
 def layer(name):
-    """Give the products and all other work inside the block the name of a layer, or of another part of a program."""
-    return _At(name, "")
+    """Say that what is done inside ``with`` belongs to the layer of this name, or to another part of a program."""
+    return _Scope(name, "")
 
 
-def path(name):
-    """Say that the work inside the block belongs to a product of the current layer: "forward", "input_grad", "weight_grad"."""
-    return _At(None, name)
+def role(name):
+    """Say that what is done inside ``with`` is the current layer's "forward", "input_grad" or "weight_grad" product."""
+    return _Scope(None, name)
+
+
+path = role  # its former name
 
 
 def watch(watcher):
-    """Call ``watcher(layer, path)`` whenever the work inside the block comes to another layer or path."""
+    """Inside ``with``, call ``watcher(layer, role)`` whenever the layer or the role changes."""
     return _watcher.set_to(watcher)
 
 
 def current_layer():
-    """The name that ``layer`` gave."""
-    return _place.get()[0]
+    """The name of the layer that is at work, as ``layer`` gave it; "" outside of all."""
+    return _scope.get()[0]
 
 
-Function.place = staticmethod(lambda: partial(layer, current_layer()))  # backward runs in the layer of its forward
+Function.current_scope = staticmethod(lambda: partial(layer, current_layer()))  # backward runs in the layer of its forward
 
 
 def _bits(operand):
     return operand.bits if isinstance(operand, Codes) else 32
 
 
-def _record(path, family, lhs, rhs, conv, batch, size, note="", how=""):
+def _record(role, family, lhs, rhs, conv, batch, size, note="", how=""):
     records = _log.get()
     if records is not None:
         output_shape = (batch, *conv.output_size(*size), conv.out_channels)
-        records.append(Record(current_layer(), path, family, (_bits(lhs), _bits(rhs)), conv.macs(batch, *size),
+        records.append(Record(current_layer(), role, family, (_bits(lhs), _bits(rhs)), conv.macs(batch, *size),
                               (batch, *size, conv.in_channels), output_shape, note, how))
 
 
-def _on_codes(path, lhs, rhs, conv, batch, size, run):
+def _on_codes(role, lhs, rhs, conv, batch, size, run):
     """A product of codes by ``run(family)``, on the family in force or on the quickest, and its record."""
     family = _family.get()
     if family == "auto":
-        product = dispatch.Product(path, conv, tuple(size), batch, (lhs.bits, lhs.encoding), (rhs.bits, rhs.encoding))
+        product = dispatch.Product(role, conv, tuple(size), batch, (lhs.bits, lhs.encoding), (rhs.bits, rhs.encoding))
         result, choice = dispatch.choose(product, run, lambda: (lhs.packed.clear(), rhs.packed.clear()))
     else:
         result, choice = run(family), dispatch.Choice(family, "")
-    _record(path, choice.family, lhs, rhs, conv, batch, size, how=choice.how)
+    _record(role, choice.family, lhs, rhs, conv, batch, size, how=choice.how)
     return result
 
 
@@ -140,9 +151,9 @@ def _are_codes(*operands):
     return all(isinstance(operand, Codes) for operand in operands)
 
 
-def record_float(path, lhs, rhs, conv, size):
+def record_float(role, lhs, rhs, conv, size):
     """Log a product of real numbers, with inputs of ``size`` = (H, W), that a fused Function computes itself."""
-    _record(path, "float32", lhs, rhs, conv, lhs.shape[0], size)
+    _record(role, "float32", lhs, rhs, conv, lhs.shape[0], size)
 
 
 def _real(operand, dtype=np.float32):
@@ -159,7 +170,7 @@ def _per_sample(scale, samples):
     return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
 
 
-@path("forward")
+@role("forward")
 def forward(x, w, conv, bias=None):
     """Convolution of an input (N, H, W, C) with a weight (kh, kw, C / groups, F), each a float array or Codes, plus a bias.
 
@@ -181,21 +192,21 @@ def _forward_term(x, w, conv):
     return y if w.one_scale else norm.channel_affine(y, w.scale, np.zeros_like(w.scale))
 
 
-def sum_of(parts):
+def sum_of(arrays):
     """The sum of arrays in their order."""
     total = None
-    for part in parts:
-        total = part if total is None else total + part
+    for array in arrays:
+        total = array if total is None else total + array
     return total
 
 
-@path("forward")
+@role("forward")
 def forward_accum(x, w, conv):
     """``forward`` of two operands that are Codes, as integers (N, OH, OW, F), to be multiplied by both scales."""
     return _on_codes("forward", x, w, conv, x.shape[0], x.shape[1:3], lambda family: products.forward(family, x, w, conv))
 
 
-@path("input_grad")
+@role("input_grad")
 def input_grad(g, w, conv, size):
     """Gradient with respect to an input of ``size`` = (H, W), of a gradient (N, OH, OW, F) and a weight.
 
@@ -222,7 +233,7 @@ def _input_grad_term(g, w, conv, size):
                      lambda family: products.input_grad(family, g, w, conv, size, scale))
 
 
-@path("weight_grad")
+@role("weight_grad")
 def weight_grad(g, x, conv):
     """Gradient with respect to the weight, of a gradient (N, OH, OW, F) and an input (N, H, W, C).
 

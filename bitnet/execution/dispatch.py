@@ -6,7 +6,7 @@ a clock, on the operands at hand; whatever is picked, no bit of a training depen
     product -> kind known? -> its quickest family
                      no    -> popcount, byte_dot, float in turn; their times go into the table
 
-A kind is everything that a time depends on: path, convolution, image size, bits and encodings, number of threads, and the
+A kind is everything that a time depends on: role, convolution, image size, bits and encodings, number of threads, and the
 batch, rounded up to a power of two, so that a last, smaller batch is mostly of the kind of those before it.
 
 The table is a file of JSON in the user's cache folder. Its name carries a hash of the machine, of the versions of Numba and
@@ -48,12 +48,12 @@ _tables = {}
 class Product(NamedTuple):
     """A product, as far as its time depends on it.
 
-    path : "forward", "input_grad" or "weight_grad"
+    role : "forward", "input_grad" or "weight_grad"
     conv : Conv; size : (H, W) of its input; batch : number of samples
     lhs, rhs : (bits, encoding) of the operands
     """
 
-    path: str
+    role: str
     conv: Conv
     size: tuple
     batch: int
@@ -69,7 +69,7 @@ class Product(NamedTuple):
         """What is looked up in the table, in words."""
         (top, bottom), (left, right) = self.conv.padding
         batch = 1 << (self.batch - 1).bit_length()
-        return (f"{self.path} {self.conv.in_channels}>{self.conv.out_channels} {self.conv.kernel[0]}x{self.conv.kernel[1]}"
+        return (f"{self.role} {self.conv.in_channels}>{self.conv.out_channels} {self.conv.kernel[0]}x{self.conv.kernel[1]}"
                 f" stride {self.conv.stride[0]},{self.conv.stride[1]} padding {top},{bottom},{left},{right} groups "
                 f"{self.conv.groups} of {batch}x{self.size[0]}x{self.size[1]}, {self.lhs[0]} {self.lhs[1]} x "
                 f"{self.rhs[0]} {self.rhs[1]}, threads {threads.get_threads()}")

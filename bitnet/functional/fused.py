@@ -11,7 +11,7 @@ from bitnet.tensor import Function
 
 
 class ConvBlock(Function):
-    """Convolution of codes, batch norm, max pool, clip and quantize in one: the fast path of a DoReFa block.
+    """Convolution of codes, batch norm, max pool, clip and quantize in one: a DoReFa block, fused.
 
     Bit for bit what Conv2d, BatchNorm, MaxPool and Quantize do one after the other, with fewer walks over memory. Between
     blocks travel codes; for backward stay the accumulators, the codes and one byte a result.
@@ -45,7 +45,7 @@ class ConvBlock(Function):
 
 
 class FirstBlock(Function):
-    """Convolution of real images, bias, max pool, clip and quantize in one: the fast path of a network's first block.
+    """Convolution of real images, bias, max pool, clip and quantize in one: a network's first block, fused.
 
     Its codes are bit for bit those of Conv2d, MaxPool and Quantize one after the other; its gradients are theirs, summed in
     another order. Images get no gradient. For backward stay the images, real or 8-bit pixels, and one byte a result.
@@ -56,12 +56,12 @@ class FirstBlock(Function):
     def forward(self, x, w, b=None, conv=None, pool=1, quantizer=None):
         self.x, self.conv, self.pool = x, conv, pool
         execution.record_float("forward", x, w, conv, x.shape[1:3])
-        with execution.path("forward"):
+        with execution.role("forward"):
             values, self.route = direct.encode(_real(x), w, conv, b, pool, quantizer.bits)
         return Codes(values, quantizer.bits, "unsigned", 1 / quantizer.top)
 
     def backward(self, grad_output):
-        with execution.path("weight_grad"):
+        with execution.role("weight_grad"):
             execution.record_float("weight_grad", grad_output, self.x, self.conv, self.x.shape[1:3])
             grad_w, grad_b = direct.block_grads(grad_output, self.route, _real(self.x), self.conv, self.pool)
         return (None, grad_w, grad_b)[:len(self.needs_grad)]

@@ -1,12 +1,12 @@
 """Where the time of a training step goes, and what there is to gain.
 
-Every moment of a step belongs to one cell of (layer, path, kind):
+Every moment of a step belongs to one cell of (layer, role, kind):
 
     layer   what ``execution.layer`` names: a layer, "loss", "optimizer", "rest of the step"; "" between steps
-    path    "forward", "input_grad", "weight_grad": inside one of the three products; "" for everything else
+    role    "forward", "input_grad", "weight_grad": inside one of the three products; "" for everything else
     kind    what a kernel does, by KINDS; "Python" is all time outside of kernels, NumPy's included
 
-Two hooks say so: ``execution.watch`` when work comes to another layer or path, ``threads.observe`` how long a kernel took. So
+Two hooks say so: ``execution.watch`` when work comes to another layer or role, ``threads.observe`` how long a kernel took. So
 the cells add up to the time that passed. What a faster part would gain follows by Amdahl's law:
 
     speed-up of a step of T seconds, if P of them took none:   T / (T - P)
@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from bitnet import execution
 from bitnet.kernels.machine import compile, peak, threads
 from bitnet.report.callback import Callback
-from bitnet.report.tables import PATHS
+from bitnet.report.tables import ROLES
 from bitnet.text import columns
 
 KINDS = ("packing", "product", "epilogue", "elementwise", "Python")
@@ -57,7 +57,7 @@ def _family(record):
 
 
 class Profile:
-    """Adds up the time of everything that runs inside the block; a second block adds to the first.
+    """Adds up the time of everything that runs inside ``with``; a second ``with`` adds to the first.
 
         with Profile() as profile:
             for batch in batches:
@@ -67,9 +67,9 @@ class Profile:
 
     Attributes
     ----------
-    seconds : dict of (layer, path, kind): float
-    products : dict of (layer, path): Record        # the latest of each product
-    macs : dict of (layer, path): int               # multiply-accumulates of all steps
+    seconds : dict of (layer, role, kind): float
+    products : dict of (layer, role): Record        # the latest of each product
+    macs : dict of (layer, role): int               # multiply-accumulates of all steps
     steps : int                                     # how many steps ran: whoever runs them counts them
     """
 
@@ -82,42 +82,42 @@ class Profile:
         self._hooks.enter_context(threads.observe(self._ran))
         self._hooks.enter_context(execution.watch(self._moved))
         self._records = self._hooks.enter_context(execution.log())
-        self._place, self._since, self._in_kernels = (execution.current_layer(), ""), self._clock(), 0.0
+        self._scope, self._since, self._in_kernels = (execution.current_layer(), ""), self._clock(), 0.0
         return self
 
     def __exit__(self, *exception):
-        self._moved(*self._place)
+        self._moved(*self._scope)
         self._hooks.close()
         for record in self._records:
-            self.products[record.layer, record.path] = record
-            self.macs[record.layer, record.path] += record.macs
+            self.products[record.layer, record.role] = record
+            self.macs[record.layer, record.role] += record.macs
 
-    def _moved(self, layer, path):
+    def _moved(self, layer, role):
         now = self._clock()
-        self.seconds[*self._place, "Python"] += now - self._since - self._in_kernels
-        self._place, self._since, self._in_kernels = (layer, path), now, 0.0
+        self.seconds[*self._scope, "Python"] += now - self._since - self._in_kernels
+        self._scope, self._since, self._in_kernels = (layer, role), now, 0.0
 
     def _ran(self, function, seconds):
-        self.seconds[*self._place, kind_of(function) or "elementwise"] += seconds
+        self.seconds[*self._scope, kind_of(function) or "elementwise"] += seconds
         self._in_kernels += seconds
 
-    def total(self, layer=None, path=None, kind=None):
+    def total(self, layer=None, role=None, kind=None):
         """Seconds of all cells that agree with what is given."""
-        wanted = layer, path, kind
+        wanted = layer, role, kind
         return sum(seconds for cell, seconds in self.seconds.items()
                    if all(want in (None, part) for want, part in zip(wanted, cell, strict=True)))
 
-    def share_of_limit(self, layer, path, limits):
+    def share_of_limit(self, layer, role, limits):
         """How near the kernels of a product come to what the machine could do, or None where there were none.
 
         A popcount takes a step for each pair of bit planes, the other families one a multiply-accumulate. (Where the right
         operand has 8 bits, byte_dot takes two, and half of the limit is all that it can reach.)
         """
-        record, seconds = self.products.get((layer, path)), self.total(layer, path, "product")
+        record, seconds = self.products.get((layer, role)), self.total(layer, role, "product")
         if record is None or seconds <= 0:
             return None
         planes = math.prod(record.bits) if _family(record) == "popcount" else 1
-        return self.macs[layer, path] * planes / seconds / 1e9 / limits[_LIMITS[_family(record)]]
+        return self.macs[layer, role] * planes / seconds / 1e9 / limits[_LIMITS[_family(record)]]
 
     def table(self, limits):
         """What ``limits``, the result of ``peak.measure``, and the profile say: a text of several lines."""
@@ -128,11 +128,11 @@ class Profile:
         layers = [layer for layer in layers if layer not in _OUTSIDE] + [layer for layer in _OUTSIDE if layer in layers]
         rows = [["layer", "part", "kernels", *KINDS, "ms", "of step", "of limit"]]
         for layer in layers:
-            for path in (*PATHS, ""):
-                if spent := self.total(layer, path):
-                    record, share = self.products.get((layer, path)), self.share_of_limit(layer, path, limits)
-                    rows.append([_OUTSIDE.get(layer, layer), self._part(layer, path), _family(record) if record else "",
-                                 *(self._ms(self.total(layer, path, kind)) for kind in KINDS), self._ms(spent),
+            for role in (*ROLES, ""):
+                if spent := self.total(layer, role):
+                    record, share = self.products.get((layer, role)), self.share_of_limit(layer, role, limits)
+                    rows.append([_OUTSIDE.get(layer, layer), self._part(layer, role), _family(record) if record else "",
+                                 *(self._ms(self.total(layer, role, kind)) for kind in KINDS), self._ms(spent),
                                  f"{spent / whole:.1%}", "" if share is None else f"{share:.0%}"])
         rows.append(["all", "", "", *(self._ms(self.total(kind=kind)) for kind in KINDS), self._ms(whole), "100.0%", ""])
         text = columns(rows, left=(0, 1, 2))
@@ -142,8 +142,8 @@ class Profile:
         ms = 1e3 * seconds / self.steps
         return f"{ms:.2f}" if ms >= 0.005 else "."
 
-    def _part(self, layer, path):
-        return path.replace("_", " ") or ("" if layer in _OUTSIDE else "elementwise")
+    def _part(self, layer, role):
+        return role.replace("_", " ") or ("" if layer in _OUTSIDE else "elementwise")
 
     def _gains(self, limits):
         """What can be gained, in sentences."""
@@ -153,9 +153,9 @@ class Profile:
         spare = sum(max(0.0, 1 - self.share_of_limit(*place, limits)) * self.total(*place, "product")
                     for place in self.products if self.total(*place, "product") > 0)
         most = sorted(self.seconds, key=self.seconds.get, reverse=True)[:3]
-        cells = (f"{' '.join(filter(None, (_OUTSIDE.get(layer, layer), self._part(layer, path))))}, {kind}: "
-                 f"{self._ms(self.seconds[layer, path, kind])} ms ({self.seconds[layer, path, kind] / whole:.0%})"
-                 for layer, path, kind in most)
+        cells = (f"{' '.join(filter(None, (_OUTSIDE.get(layer, layer), self._part(layer, role))))}, {kind}: "
+                 f"{self._ms(self.seconds[layer, role, kind])} ms ({self.seconds[layer, role, kind] / whole:.0%})"
+                 for layer, role, kind in most)
         free, rest, limit = (speed_up(whole, part) for part in (product, whole - product, spare))
         return [f"If all products took no time, a step would be {free:.2f}x faster; if everything else did, "
                 f"{rest:.2f}x; if products ran at the machine's limit, {limit:.2f}x.",

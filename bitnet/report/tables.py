@@ -8,7 +8,8 @@ from bitnet.layers import Weighted
 from bitnet.module import preserved
 from bitnet.text import columns, packed_size, size_text
 
-PATHS = ("forward", "input_grad", "weight_grad")
+ROLES = ("forward", "input_grad", "weight_grad")
+PATHS = ROLES  # their former name
 
 
 def layer_table(model, images, targets, loss=functional.softmax_cross_entropy):
@@ -36,7 +37,7 @@ def format_layers(model, records, batch_size):
     """The table of :func:`layer_table` from the records of one step."""
     layers = {}
     for record in records:
-        layers.setdefault(record.layer, {})[record.path] = record
+        layers.setdefault(record.layer, {})[record.role] = record
     parameters = {name: parameter.data for name, parameter in model.named_parameters().items()}
     owners = _owners(model, layers)
     head = ["layer", "output", "W,A,G", "parameters", "float", "packed", "MMAC", "forward", "input grad", "weight grad"]
@@ -54,11 +55,11 @@ def format_layers(model, records, batch_size):
         ]
         totals += sums
         families = []
-        for path in PATHS:
-            product = products.get(path)
+        for role in ROLES:
+            product = products.get(role)
             families.append("-" if product is None else product.family + " *" * bool(product.note))
             if product is not None and product.note:
-                notes.append(f"* {name}, {path.replace('_', ' ')}: {product.note}")
+                notes.append(f"* {name}, {role.replace('_', ' ')}: {product.note}")
         # a linear layer (its weight has two axes) runs as a convolution of one pixel
         linear = any(array.ndim == 2 for array in own.values())
         shape = "x".join(map(str, forward.output_shape[-1:] if linear else forward.output_shape[1:]))

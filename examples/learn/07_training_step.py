@@ -123,7 +123,7 @@ def gradients(function, g):
 
 while tensor._function is not None:
     function = tensor._function
-    with function.there():  # where its forward ran
+    with function.scope():  # where its forward ran
         layer = execution.current_layer()
     if getattr(function, "grad_quantizer", None):
         codes = watch(f"{layer}, gradient codes", function.grad_quantizer.encode, g)

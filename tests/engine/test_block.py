@@ -232,7 +232,7 @@ def test_first_block_gives_the_codes_of_its_parts(options):
     assert y.codes.values.dtype == np.uint8 and y.codes.encoding == "unsigned"
     first, expected = first_step(FirstParts(**options), FirstParts.fused), first_step(FirstParts(**options), FirstParts.unfused)
     assert_same_first_step(first, expected)
-    assert [(record.layer, record.path, record.family) for record in first[2]] == [
+    assert [(record.layer, record.role, record.family) for record in first[2]] == [
         ("first", "forward", "float32"), ("first", "weight_grad", "float32")]
     assert all(np.abs(grad).max() > 0 for grad in first[1])
 

@@ -100,7 +100,7 @@ def test_the_rate_of_a_matrix_product_is_one_that_machines_have():
 
 def test_whatever_times_depend_on_makes_another_kind(monkeypatch):
     others = [PRODUCT._replace(**change) for change in (
-        {"path": "input_grad"}, {"size": (18, 19)}, {"batch": 129}, {"lhs": (3, "unsigned")}, {"lhs": (2, "bipolar")},
+        {"role": "input_grad"}, {"size": (18, 19)}, {"batch": 129}, {"lhs": (3, "unsigned")}, {"lhs": (2, "bipolar")},
         {"rhs": (2, "bipolar")})]
     others += [PRODUCT._replace(conv=CONV._replace(**change)) for change in (
         {"in_channels": 32}, {"out_channels": 64}, {"kernel": (3, 2)}, {"stride": (1, 2)}, {"padding": ((1, 1), (1, 0))},
@@ -255,7 +255,7 @@ class TestExecution:
         for how in ("measured", "known"):
             with execution.log() as records:
                 F.softmax_cross_entropy(model(images), labels).backward()
-            found = {(record.layer, record.path): record.how for record in records if record.family != "float32"}
+            found = {(record.layer, record.role): record.how for record in records if record.family != "float32"}
             assert found.pop(("conv6", "weight_grad")) == ""
             assert len(found) == 17 and set(found.values()) == {how}
         # conv2's products are those of conv1 where the channels are the same, and so on: fewer kinds than products

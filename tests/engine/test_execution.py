@@ -8,7 +8,7 @@ from bitnet import functional as F
 from bitnet.kernels.machine import threads
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
-PATHS = ("forward", "input_grad", "weight_grad")
+ROLES = ("forward", "input_grad", "weight_grad")
 INNER = models.INNER_LAYERS
 
 
@@ -31,7 +31,7 @@ def logged_step(*args, size=2, **options):
 
 
 def by_place(records):
-    found = {(record.layer, record.path): record for record in records}
+    found = {(record.layer, record.role): record for record in records}
     assert len(found) == len(records)  # nothing ran twice
     return found
 
@@ -47,12 +47,12 @@ class TestModelA:
 
     def test_six_inner_layers_times_three_products_run_on_popcounts(self, records):
         integers = {place for place, record in records.items() if record.family == "popcount"}
-        assert integers == {(layer, path) for layer in INNER for path in PATHS}
+        assert integers == {(layer, role) for layer in INNER for role in ROLES}
 
     def test_bits_of_the_operands(self, records):
         bits = {"forward": (2, 1), "input_grad": (4, 1), "weight_grad": (4, 2)}
         for layer in INNER:
-            assert {path: records[layer, path].bits for path in PATHS} == bits
+            assert {role: records[layer, role].bits for role in ROLES} == bits
 
     def test_the_weight_gradient_of_one_pixel_says_what_it_is(self, records):
         notes = {place: record.note for place, record in records.items() if record.note}
@@ -62,30 +62,30 @@ class TestModelA:
     def test_the_first_and_the_last_layer_are_float(self, records):
         floats = {place: record.bits for place, record in records.items() if record.family == "float32"}
         assert floats.pop(("conv0", "forward")) == (32, 32)
-        assert set(floats) == {("conv0", "weight_grad"), *(("fc", path) for path in PATHS)}
+        assert set(floats) == {("conv0", "weight_grad"), *(("fc", role) for role in ROLES)}
         assert set(floats.values()) == {(32, 32)}
 
     def test_work_and_shapes(self, records):
-        forward = [record for (_, path), record in records.items() if path == "forward"]
+        forward = [record for (_, role), record in records.items() if role == "forward"]
         assert sum(record.macs for record in forward) == 2 * 41_735_424
         assert records["conv3", "input_grad"].input_shape == (2, 9, 9, 64)
         assert records["conv3", "input_grad"].output_shape == (2, 7, 7, 128)
         for layer in INNER:
-            assert len({records[layer, path].macs for path in PATHS}) == 1
+            assert len({records[layer, role].macs for role in ROLES}) == 1
 
 
 @pytest.mark.parametrize("bits, expected", [
     ((1, 2, 32), {"forward": "popcount", "input_grad": "float32", "weight_grad": "float32"}),
     ((32, 2, 4), {"forward": "float32", "input_grad": "float32", "weight_grad": "popcount"}),
     ((1, 32, 4), {"forward": "float32", "input_grad": "popcount", "weight_grad": "float32"}),
-    ((32, 32, 32), dict.fromkeys(PATHS, "float32")),
-    ((8, 8, 8), dict.fromkeys(PATHS, "popcount")),
+    ((32, 32, 32), dict.fromkeys(ROLES, "float32")),
+    ((8, 8, 8), dict.fromkeys(ROLES, "popcount")),
 ])
 def test_a_product_runs_on_integers_where_both_operands_are_codes(bits, expected):
     with use_kernels("popcount"):
         records = by_place(logged_step("D", bits))
     for layer in INNER:
-        assert {path: records[layer, path].family for path in PATHS} == expected
+        assert {role: records[layer, role].family for role in ROLES} == expected
 
 
 def test_layers_can_have_bits_of_their_own():
@@ -154,10 +154,10 @@ def test_a_watcher_hears_where_work_goes():
     heard = []
     with execution.layer("before"), execution.watch(lambda *place: heard.append(place)):
         with execution.layer("conv"):
-            with execution.path("forward"):
+            with execution.role("forward"):
                 with execution.layer("inner"):
                     pass
-        with pytest.raises(KeyError), execution.path("weight_grad"):
+        with pytest.raises(KeyError), execution.role("weight_grad"):
             raise KeyError
     with execution.layer("after"):
         pass
@@ -170,7 +170,7 @@ def test_backward_runs_in_the_layer_of_its_forward():
     with execution.layer("here"):
         y = F.relu(x)
     heard = []
-    with execution.watch(lambda layer, path: heard.append(layer)):
+    with execution.watch(lambda layer, role: heard.append(layer)):
         y.backward(np.ones((1, 3), np.float32))
     assert heard == ["here", ""]
 

@@ -443,8 +443,8 @@ def test_a_scale_for_each_filter_goes_into_the_gradient_before_it_is_quantized()
     leaf = Tensor(x, requires_grad=True)
     with execution.log() as records:
         F.conv2d(BNNActivation()(leaf), XNORWeight()(w), padding=1, grad_quantizer=DoReFaGradient(8)).backward(g)
-    assert {r.path: r.family for r in records}["input_grad"] != "float32"
-    assert {r.path: r.bits for r in records}["input_grad"] == (8, 1)
+    assert {r.role: r.family for r in records}["input_grad"] != "float32"
+    assert {r.role: r.bits for r in records}["input_grad"] == (8, 1)
     alpha = np.abs(w).mean(axis=(0, 1, 2))
     exact = reference.input_grad((g * alpha).astype(np.float64), np.where(w >= 0, 1.0, -1.0), CONV, (6, 7))
     error = np.abs(leaf.grad - exact * (np.abs(x) <= 1))

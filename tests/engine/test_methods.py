@@ -292,7 +292,7 @@ def test_dorefas_activations_and_gradients_extend_other_methods(name, digits):
     with execution.log() as records:
         trainer.run()
     inner = [r for r in records if r.layer in ("block1", "block2")]
-    assert {r.path for r in inner} == {"forward", "input_grad", "weight_grad"}
+    assert {r.role for r in inner} == {"forward", "input_grad", "weight_grad"}
     assert all(r.family != "float32" for r in inner)
 
 
@@ -504,8 +504,8 @@ def test_a_method_converts_after_training_to_weights_of_several_terms(sketching)
     with execution.log() as records:
         y = net(images)
         y.sum().backward()
-    paths = [record.path for record in records]  # images get no gradient
-    assert [paths.count(path) for path in ("forward", "input_grad", "weight_grad")] == [3 * 4, 3 * 3, 4]
+    roles = [record.role for record in records]  # images get no gradient
+    assert [roles.count(role) for role in ("forward", "input_grad", "weight_grad")] == [3 * 4, 3 * 3, 4]
     assert {record.family for record in records} <= set(execution.FAMILIES)
     assert all(parameter.grad is not None for parameter in net.parameters())
     frozen = bitnet.freeze(net.eval())

@@ -51,13 +51,13 @@ def made_up(clock):
             clock.now += 0.001  # between steps
             with execution.layer("rest of the step"):
                 with execution.layer("conv1"):
-                    with execution.path("forward"):
+                    with execution.role("forward"):
                         clock.kernel("packing", "_pack_channels", 0.001)
                         clock.kernel("tiles", "spatial", 0.002)
                         execution._log.value.append(Record("conv1", "forward", "popcount", (2, 1), 500_000_000, (), ()))
                         clock.now += 0.001
                     clock.kernel("elementwise", "_adam", 0.0015)
-                    with execution.path("input_grad"):
+                    with execution.role("input_grad"):
                         clock.kernel("block", "_sums", 0.0005)
                 clock.now += 0.003
             profile.steps += 1
@@ -83,7 +83,7 @@ def test_totals(made_up):
     assert made_up.total("conv1") == pytest.approx(0.012)
     assert made_up.total("conv1", "forward") == pytest.approx(0.008)
     assert made_up.total(kind="Python") == pytest.approx(0.010)
-    assert made_up.total("conv1", "") == pytest.approx(0.003)  # no path, not any path
+    assert made_up.total("conv1", "") == pytest.approx(0.003)  # no role, not any role
     assert made_up.total("conv9") == 0
 
 
