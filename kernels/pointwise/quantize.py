@@ -6,7 +6,7 @@ from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import at, put
-from bitnet.kernels.pointwise.walk import BLOCK, SEGMENT, blocks
+from bitnet.kernels.pointwise.walk import SEGMENT, TILE, tiles_of
 from bitnet.kernels.rounding import activation_code, nearest_code
 
 # The roundings, each in one place: whatever kernel makes a code, it makes this one
@@ -35,8 +35,8 @@ def _encode_sign(start, stop, w, codes, partial):
     lanes = np.empty(SEGMENT)
     for tile in range(start, stop):
         lanes[:] = 0
-        last = min((tile + 1) * BLOCK, w.size)
-        for first in range(tile * BLOCK, last, SEGMENT):
+        last = min((tile + 1) * TILE, w.size)
+        for first in range(tile * TILE, last, SEGMENT):
             for i in range(min(SEGMENT, last - first)):
                 value = at(w, first + i)
                 put(codes, first + i, np.uint8(value >= 0))
@@ -52,7 +52,7 @@ def encode_sign(w):
     codes : uint8 array of w's shape, 1 where w >= 0
     mean : float, of |w|, summed in float64
     """
-    codes, partial = np.empty(w.shape, np.uint8), np.empty(blocks(w.size))
+    codes, partial = np.empty(w.shape, np.uint8), np.empty(tiles_of(w.size))
     threads.run(_encode_sign, len(partial), w.reshape(-1), codes.reshape(-1), partial)
     return codes, float(partial.sum() / w.size)
 
@@ -60,7 +60,7 @@ def encode_sign(w):
 @kernel
 def _sums_by_code(start, stop, x, codes, partial, counts):
     for tile in range(start, stop):
-        for i in range(tile * BLOCK, min((tile + 1) * BLOCK, x.size)):
+        for i in range(tile * TILE, min((tile + 1) * TILE, x.size)):
             code = at(codes, i)
             partial[tile, code] += np.float64(at(x, i))
             counts[tile, code] += 1
@@ -79,7 +79,7 @@ def sums_by_code(x, codes, bits):
     sums : float64 array of 2**bits
     counts : int64 array of 2**bits, numbers in each sum
     """
-    shape = blocks(x.size), 1 << bits
+    shape = tiles_of(x.size), 1 << bits
     partial, counts = np.zeros(shape), np.zeros(shape, np.int64)
     threads.run(_sums_by_code, shape[0], x.reshape(-1), codes.reshape(-1), partial, counts)
     return partial.sum(axis=0), counts.sum(axis=0)
@@ -87,40 +87,40 @@ def sums_by_code(x, codes, bits):
 
 @kernel
 def _look_up(start, stop, table, codes, out):
-    for i in range(start * BLOCK, min(stop * BLOCK, codes.size)):
+    for i in range(start * TILE, min(stop * TILE, codes.size)):
         put(out, i, at(table, at(codes, i)))
 
 
 def look_up(table, codes):
     """``table[codes]`` of a uint8 array."""
     out = np.empty(codes.shape, table.dtype)
-    threads.run(_look_up, blocks(codes.size), table, codes.reshape(-1), out.reshape(-1))
+    threads.run(_look_up, tiles_of(codes.size), table, codes.reshape(-1), out.reshape(-1))
     return out
 
 
 def tanh(w):
-    """tanh of every element, by NumPy, in blocks."""
+    """tanh of every element, by NumPy, tile by tile."""
     out = np.empty_like(w)
     source, target = w.reshape(-1), out.reshape(-1)
 
     def work(start, stop):
-        part = slice(start * BLOCK, stop * BLOCK)
+        part = slice(start * TILE, stop * TILE)
         np.tanh(source[part], out=target[part])
 
-    threads.run(work, blocks(w.size))
+    threads.run(work, tiles_of(w.size))
     return out
 
 
 @kernel
 def _encode_symmetric(start, stop, t, largest, half, top, codes):
-    for i in range(start * BLOCK, min(stop * BLOCK, t.size)):
+    for i in range(start * TILE, min(stop * TILE, t.size)):
         put(codes, i, nearest_code(top * (at(t, i) / largest * half + half)))
 
 
 def encode_symmetric(t, largest, bits):
     """The nearest of 2**bits levels from -largest to largest: uint8 codes rint(n * (t / (2 * largest) + 1/2))."""
     codes, number = np.empty(t.shape, np.uint8), t.dtype.type
-    threads.run(_encode_symmetric, blocks(t.size), t.reshape(-1), number(largest), number(0.5), number((1 << bits) - 1),
+    threads.run(_encode_symmetric, tiles_of(t.size), t.reshape(-1), number(largest), number(0.5), number((1 << bits) - 1),
                 codes.reshape(-1))
     return codes
 
@@ -129,7 +129,7 @@ def encode_symmetric(t, largest, bits):
 
 @kernel
 def _encode_activation(start, stop, x, top, codes, window):
-    for i in range(start * BLOCK, min(stop * BLOCK, x.size)):
+    for i in range(start * TILE, min(stop * TILE, x.size)):
         value = at(x, i)
         put(window, i, np.uint8((value >= 0) & (value <= 1)))
         put(codes, i, activation_code(value, top))
@@ -144,40 +144,40 @@ def encode_activation(x, bits):
     window : uint8 array of x's shape, 1 where 0 <= x <= 1: where the gradient passes
     """
     codes, window = np.empty(x.shape, np.uint8), np.empty(x.shape, np.uint8)
-    threads.run(_encode_activation, blocks(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
+    threads.run(_encode_activation, tiles_of(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
                 window.reshape(-1))
     return codes, window
 
 
 @kernel
 def _apply_window(start, stop, g, window, out):
-    for i in range(start * BLOCK, min(stop * BLOCK, g.size)):
+    for i in range(start * TILE, min(stop * TILE, g.size)):
         put(out, i, at(g, i) if at(window, i) else g.dtype.type(0))
 
 
 def apply_window(g, window):
     """``g`` where ``window`` (uint8) is not 0, else 0."""
     out = np.empty(g.shape, g.dtype)
-    threads.run(_apply_window, blocks(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
+    threads.run(_apply_window, tiles_of(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
     return out
 
 
 @kernel
 def _clip(start, stop, x, low, high, out):
-    for i in range(start * BLOCK, min(stop * BLOCK, x.size)):
+    for i in range(start * TILE, min(stop * TILE, x.size)):
         put(out, i, min(max(at(x, i), low), high))
 
 
 def clip(x, low, high):
     """``x`` limited to [low, high]."""
     out = np.empty(x.shape, x.dtype)
-    threads.run(_clip, blocks(x.size), x.reshape(-1), x.dtype.type(low), x.dtype.type(high), out.reshape(-1))
+    threads.run(_clip, tiles_of(x.size), x.reshape(-1), x.dtype.type(low), x.dtype.type(high), out.reshape(-1))
     return out
 
 
 @kernel
 def _clip_grad(start, stop, g, x, low, high, out):
-    for i in range(start * BLOCK, min(stop * BLOCK, g.size)):
+    for i in range(start * TILE, min(stop * TILE, g.size)):
         value = at(x, i)
         put(out, i, at(g, i) if (value >= low) & (value <= high) else g.dtype.type(0))
 
@@ -185,7 +185,7 @@ def _clip_grad(start, stop, g, x, low, high, out):
 def clip_grad(g, x, low, high):
     """``g`` where low <= x <= high, else 0."""
     out = np.empty(g.shape, g.dtype)
-    threads.run(_clip_grad, blocks(g.size), g.reshape(-1), x.reshape(-1), x.dtype.type(low), x.dtype.type(high),
+    threads.run(_clip_grad, tiles_of(g.size), g.reshape(-1), x.reshape(-1), x.dtype.type(low), x.dtype.type(high),
                 out.reshape(-1))
     return out
 
@@ -245,12 +245,12 @@ def gradient_limits(dtype, bits):
 
 @kernel
 def _keep_mask(start, stop, size, drop, key0, key1, mask):
-    for i in range(start * BLOCK, min(stop * BLOCK, size)):
+    for i in range(start * TILE, min(stop * TILE, size)):
         put(mask, i, np.uint8(uniform(key0, key1, i) >= drop))
 
 
 def keep_mask(shape, drop, key):
     """uint8 array: 0 with probability ``drop``, else 1, from the draw with this key."""
     mask = np.empty(shape, np.uint8)
-    threads.run(_keep_mask, blocks(mask.size), mask.size, np.float32(drop - 0.5), *key, mask.reshape(-1))
+    threads.run(_keep_mask, tiles_of(mask.size), mask.size, np.float32(drop - 0.5), *key, mask.reshape(-1))
     return mask

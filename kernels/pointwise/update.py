@@ -9,12 +9,12 @@ from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.arrays import address_of
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import array_at, at, put
-from bitnet.kernels.pointwise.walk import BLOCK, blocks
+from bitnet.kernels.pointwise.walk import TILE, tiles_of
 
 
 @kernel
 def _sgd(start, stop, parameter, grad, velocity, lr, momentum, nesterov, decay):
-    for i in range(start * BLOCK, min(stop * BLOCK, parameter.size)):
+    for i in range(start * TILE, min(stop * TILE, parameter.size)):
         g = at(grad, i) + decay * at(parameter, i)
         v = momentum * at(velocity, i) + g
         put(velocity, i, v)
@@ -24,7 +24,7 @@ def _sgd(start, stop, parameter, grad, velocity, lr, momentum, nesterov, decay):
 def sgd(parameter, grad, velocity, lr, momentum, nesterov, decay):
     """One step of stochastic gradient descent, in place."""
     number = parameter.dtype.type
-    threads.run(_sgd, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), velocity.reshape(-1), number(lr),
+    threads.run(_sgd, tiles_of(parameter.size), parameter.reshape(-1), grad.reshape(-1), velocity.reshape(-1), number(lr),
                 number(momentum), nesterov, number(decay))
 
 
@@ -36,7 +36,7 @@ def _adam(start, stop, tiles, places, sizes, numbers, constants):
         size, rate, decay = at(sizes, k), at(numbers, 2 * k), at(numbers, 2 * k + 1)
         parameter, grad = array_at(at(places, 4 * k), size, numbers), array_at(at(places, 4 * k + 1), size, numbers)
         mean, square = array_at(at(places, 4 * k + 2), size, numbers), array_at(at(places, 4 * k + 3), size, numbers)
-        for i in range(first, min(first + BLOCK, size)):
+        for i in range(first, min(first + TILE, size)):
             g = at(grad, i) + decay * at(parameter, i)
             m = beta1 * at(mean, i) + (one - beta1) * g
             v = beta2 * at(square, i) + (one - beta2) * g * g
@@ -48,7 +48,7 @@ def _adam(start, stop, tiles, places, sizes, numbers, constants):
 @lru_cache(maxsize=64)
 def _tiles(sizes):
     """Which array, and where in it, a tile begins, of arrays of these sizes: int64 (tiles, 2)."""
-    return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, BLOCK)], np.int64).reshape(-1)
+    return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, TILE)], np.int64).reshape(-1)
 
 
 def adam(parameters, step, beta1, beta2, eps):
@@ -71,13 +71,13 @@ def adam(parameters, step, beta1, beta2, eps):
 
 @kernel
 def _clip(start, stop, weight, bound):
-    for i in range(start * BLOCK, min(stop * BLOCK, weight.size)):
+    for i in range(start * TILE, min(stop * TILE, weight.size)):
         put(weight, i, min(max(at(weight, i), -bound), bound))
 
 
 def clip(weight, bound):
     """``weight[...] = clip(weight, -bound, bound)``, in place."""
-    threads.run(_clip, blocks(weight.size), weight.reshape(-1), weight.dtype.type(bound))
+    threads.run(_clip, tiles_of(weight.size), weight.reshape(-1), weight.dtype.type(bound))
 
 
 def ap2_constants(dtype):
@@ -93,7 +93,7 @@ def ap2_constants(dtype):
 @kernel
 def _shift_adamax(start, stop, parameter, grad, mean, largest, bits, carry, exponent, rate, beta1, beta2, eps, decay, paper):
     one = parameter.dtype.type(1)
-    for i in range(start * BLOCK, min(stop * BLOCK, parameter.size)):
+    for i in range(start * TILE, min(stop * TILE, parameter.size)):
         g = at(grad, i) + decay * at(parameter, i)
         m = beta1 * at(mean, i) + (one - beta1) * g
         put(mean, i, m)
@@ -113,6 +113,6 @@ def shift_adamax(parameter, grad, mean, largest, rate, beta1, beta2, eps, decay,
     """One step of shift-based AdaMax, in place: see ``optimizers.ShiftAdaMax``."""
     number = parameter.dtype.type
     carry, exponent = ap2_constants(parameter.dtype)
-    threads.run(_shift_adamax, blocks(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1),
+    threads.run(_shift_adamax, tiles_of(parameter.size), parameter.reshape(-1), grad.reshape(-1), mean.reshape(-1),
                 largest.reshape(-1), largest.reshape(-1).view(carry.dtype), carry, exponent, number(rate), number(beta1),
                 number(beta2), number(eps), number(decay), paper)

@@ -12,14 +12,14 @@ from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import inlined
 from bitnet.kernels.machine.vectors import at, put
 
-BLOCK = 1 << 14  # elements of one tile: small against a level-2 cache
+TILE = 1 << 14  # elements of one tile: small against a level-2 cache
 ROWS = 256       # pixels of one tile of an image, about
 SEGMENT = 512    # numbers in a loop over pixels and channels
 
 
-def blocks(size):
-    """How many tiles of ``BLOCK`` elements an array of that size has."""
-    return -(-size // BLOCK)
+def tiles_of(size):
+    """How many tiles of ``TILE`` elements an array of that size has."""
+    return -(-size // TILE)
 
 
 def lines_of(shape):

@@ -12,8 +12,8 @@ Zero padding is code 0 and adds nothing to S. Levels of 8 bits do not fit a sign
 of ``tiles``, four codes a step.
 
 Operand layouts: pixels' channels, four to a step, as they are (N, group, padded H, padded W, C rounded up to 4); weights
-(group, block, digit, tap * step, 16 columns, 4). For the weight gradient, streams of positions: input (N, phase, C, bytes),
-gradient (N, block, digit, four positions, 16 columns, 4), with level 0 where a position is no output.
+(group, panel, digit, tap * step, 16 columns, 4). For the weight gradient, streams of positions: input (N, phase, C, bytes),
+gradient (N, panel, digit, four positions, 16 columns, 4), with level 0 where a position is no output.
 """
 
 from functools import lru_cache
@@ -24,7 +24,7 @@ from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import LANES, at, put, store_levels, store_transposed
 from bitnet.kernels.products.geometry import affine, to_levels
-from bitnet.kernels.products.spatial import COLUMNS, Layout, blocks_for, forward_plan, input_grad_plans, position_plan, steps
+from bitnet.kernels.products.spatial import COLUMNS, Layout, forward_plan, input_grad_plans, panels_for, position_plan, steps
 from bitnet.kernels.products.tiles import ROWS, accumulators, add_products, run_spatial, store_grad
 
 SHORT = 1 << 15  # bytes that are packed quicker than another thread wakes up
@@ -80,14 +80,14 @@ def _digit(bits, factor, offset, digit):
 
 @kernel
 def _pack_weight(start, stop, codes, taps, tap_pitch, group_pitch, depth, depth_pitch, columns, column_pitch, bits, factor,
-                 offset, blocks, out, sums):
+                 offset, panels, out, sums):
     fours = -(-depth // STEP)
     digits = 2 if bits == WIDE else 1
     for tile in range(start, stop):
-        group, block = tile // blocks, tile % blocks
+        group, panel = tile // panels, tile % panels
         for t in range(taps.size):
-            for c in range(min(COLUMNS, columns - COLUMNS * block)):
-                source = taps[t] * tap_pitch + group * group_pitch + (COLUMNS * block + c) * column_pitch
+            for c in range(min(COLUMNS, columns - COLUMNS * panel)):
+                source = taps[t] * tap_pitch + group * group_pitch + (COLUMNS * panel + c) * column_pitch
                 for digit in range(digits):
                     mask, shift, times, minus = _digit(bits, factor, offset, digit)
                     target = (((tile * digits + digit) * taps.size + t) * fours * COLUMNS + c) * STEP
@@ -102,16 +102,16 @@ def _pack_weight(start, stop, codes, taps, tap_pitch, group_pitch, depth, depth_
 
 
 def _weight(w, conv, along, taps=None):
-    """int8 array (groups, blocks, digits, taps * steps, COLUMNS, STEP) of a weight; sums of its levels (taps, columns)."""
+    """int8 array (groups, panels, digits, taps * steps, COLUMNS, STEP) of a weight; sums of its levels (taps, columns)."""
     taps = np.arange(conv.kernel[0] * conv.kernel[1]) if taps is None else taps
     pitches = {"inputs": (conv.group_in, conv.out_channels, conv.group_out, 1),
                "outputs": (conv.group_out, 1, conv.group_in, conv.out_channels)}[along]
-    depth, blocks = pitches[0], blocks_for(pitches[2])
-    packed = arrays.zeros((conv.groups, blocks, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, STEP),
+    depth, panels = pitches[0], panels_for(pitches[2])
+    packed = arrays.zeros((conv.groups, panels, len(_digit_shifts(w.bits)), len(taps) * _steps_for(depth), COLUMNS, STEP),
                           np.int8)
-    sums = np.zeros((len(taps), conv.groups * blocks * COLUMNS), np.int32)
-    threads.run(_pack_weight, conv.groups * blocks, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
-                conv.group_out, *pitches, w.bits, *affine(w), blocks, packed.reshape(-1), sums.reshape(-1),
+    sums = np.zeros((len(taps), conv.groups * panels * COLUMNS), np.int32)
+    threads.run(_pack_weight, conv.groups * panels, w.values.reshape(-1), taps, conv.group_in * conv.out_channels,
+                conv.group_out, *pitches, w.bits, *affine(w), panels, packed.reshape(-1), sums.reshape(-1),
                 short=w.values.size < SHORT)
     return packed, sums
 
@@ -174,17 +174,17 @@ def _streams_of_inputs(start, stop, codes, height, width, channels, top, left, s
 
 
 @kernel
-def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_columns, blocks, bits, factor, offset, out):
-    group_blocks = blocks * group_columns // columns
+def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_columns, panels, bits, factor, offset, out):
+    group_panels = panels * group_columns // columns
     digits, fours = 2 if bits == WIDE else 1, pixel_of.size // STEP
     for sample in range(start, stop):
-        for block in range(blocks):
-            first = block % group_blocks * COLUMNS
-            source = sample * image + block // group_blocks * group_columns + first
+        for panel in range(panels):
+            first = panel % group_panels * COLUMNS
+            source = sample * image + panel // group_panels * group_columns + first
             count = min(COLUMNS, group_columns - first)
             for digit in range(digits):
                 mask, shift, times, minus = _digit(bits, factor, offset, digit)
-                target = ((sample * blocks + block) * digits + digit) * fours * COLUMNS * STEP
+                target = ((sample * panels + panel) * digits + digit) * fours * COLUMNS * STEP
                 for four in range(fours):
                     i = STEP * four
                     p, q, r, s = at(pixel_of, i), at(pixel_of, i + 1), at(pixel_of, i + 2), at(pixel_of, i + 3)
@@ -205,23 +205,23 @@ def _streams_of_gradients(start, stop, codes, image, pixel_of, columns, group_co
 @kernel
 def _weight_grad(start, stop, x, g, table, scale, out, taps, steps, sizes):
     tap_phases, tap_offsets, tap_classes = taps
-    levels, lhs_steps, rhs_steps = steps
-    samples, length, x_sample, x_phase, g_sample, g_block, groups, group_in, group_out, blocks, doublings = sizes
-    row_blocks, tap_count = -(-group_in // ROWS), tap_offsets.size
-    accum, base = accumulators(tap_count * ROWS * blocks * COLUMNS)
+    powers, lhs_steps, rhs_steps = steps
+    samples, length, x_sample, x_phase, g_sample, g_panel, groups, group_in, group_out, panels, doublings = sizes
+    row_panels, tap_count = -(-group_in // ROWS), tap_offsets.size
+    accum, base = accumulators(tap_count * ROWS * panels * COLUMNS)
     for tile in range(start, stop):  # ROWS input channels and all taps: x and g are read once for all of them
-        group, first = tile // row_blocks, tile % row_blocks * ROWS
+        group, first = tile // row_panels, tile % row_panels * ROWS
         count = min(ROWS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
-            gradient = sample * g_sample + group * blocks * g_block
+            gradient = sample * g_sample + group * panels * g_panel
             for t in range(tap_count):
                 source = (sample * x_sample + at(tap_phases, t) * x_phase + (group * group_in + first) * length
                           + at(tap_offsets, t))
-                constant = ((at(tap_classes, t) * samples + sample) * groups + group) * blocks * COLUMNS
-                add_products(accum, base + t * ROWS * blocks * COLUMNS, x, source, length, count, g, gradient, g_block, blocks,
-                             table, constant, levels, lhs_steps, rhs_steps, DIGIT, doublings, at(scale, sample))
-        store_grad(out, accum, base, 0, tap_count, ROWS, first, count, group, groups, group_in, group_out, blocks)
+                constant = ((at(tap_classes, t) * samples + sample) * groups + group) * panels * COLUMNS
+                add_products(accum, base + t * ROWS * panels * COLUMNS, x, source, length, count, g, gradient, g_panel, panels,
+                             table, constant, powers, lhs_steps, rhs_steps, DIGIT, doublings, at(scale, sample))
+        store_grad(out, accum, base, 0, tap_count, ROWS, first, count, group, groups, group_in, group_out, panels)
 
 
 @lru_cache(maxsize=256)
@@ -250,29 +250,29 @@ def weight_grad(g, x, conv, scale):
     """``popcount.weight_grad`` by dot products of bytes: the same sum of the same integers."""
     samples, size, (factor, offset) = len(g.values), x.values.shape[1:3], affine(x)
     plan = position_plan(conv, size, offset > 0)
-    blocks = blocks_for(conv.group_out)
+    panels = panels_for(conv.group_out)
     out_size = g.values.shape[1:3]
     offsets, pixel_of = _fours(out_size, plan.row_width)
-    shape = (samples, conv.groups * blocks, len(_digit_shifts(g.bits)), len(offsets), COLUMNS, STEP)
+    shape = (samples, conv.groups * panels, len(_digit_shifts(g.bits)), len(offsets), COLUMNS, STEP)
     gradient = arrays.empty(shape, np.int8)
     if conv.group_out % COLUMNS:
         gradient[:] = 0
     threads.run(_streams_of_gradients, samples, g.values.reshape(-1), g.values[0].size, pixel_of, conv.out_channels,
-                conv.group_out, conv.groups * blocks, g.bits, *affine(g), gradient.reshape(-1))
+                conv.group_out, conv.groups * panels, g.bits, *affine(g), gradient.reshape(-1))
     phases = conv.stride[0] * conv.stride[1]
     rows_down = -(-(size[0] + sum(conv.padding[0])) // conv.stride[0])
     length = max(rows_down * plan.row_width, int(plan.taps.offsets.max() + offsets[-1]) + STEP)
     stream = arrays.empty((samples, phases, conv.in_channels, length), np.uint8)
     threads.run(_streams_of_inputs, samples, x.values.reshape(-1), *size, conv.in_channels, conv.padding[0][0],
                 conv.padding[1][0], *conv.stride, plan.row_width, length, stream.reshape(-1))
-    table = arrays.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int32)
+    table = arrays.zeros((len(plan.inside), samples, conv.groups, panels * COLUMNS), np.int32)
     if offset:
         sums = np.einsum("nyxf,tyx->tnf", to_levels(g), plan.inside)
         table[..., :conv.group_out] = -offset * sums.reshape(len(table), samples, conv.groups, conv.group_out)
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.groups * -(-conv.group_in // ROWS)
     sizes = (samples, length, stream[0].size, stream[0, 0].size, gradient[0].size // STEP, gradient[0, 0].size // STEP,
-             conv.groups, conv.group_in, conv.group_out, blocks, factor - 1)
+             conv.groups, conv.group_in, conv.group_out, panels, factor - 1)
     threads.run(_weight_grad, tiles, stream.reshape(-1), gradient.reshape(-1).view(np.uint32), table.reshape(-1), scale,
                 out.reshape(-1), tuple(plan.taps), tuple(_stream_steps(out_size, plan.row_width, _digit_shifts(g.bits))), sizes)
     return out

@@ -69,37 +69,37 @@ def _padded(x, conv):
     return np.ascontiguousarray(np.pad(x, ((0, 0), *conv.padding, (0, 0))) if np.any(conv.padding) else x)
 
 
-def _blocks(conv):
+def _panels(conv):
     return -(-conv.out_channels // COLUMNS)
 
 
 def _packed(w, bias, conv):
-    """Weight in blocks of 16 columns (blocks, kh * kw * C, 16), and bias; columns past the last are zero."""
-    blocks = _blocks(conv)
-    weight = np.zeros((w.size // conv.out_channels, blocks * COLUMNS), np.float32)
+    """Weight in panels of 16 columns (panels, kh * kw * C, 16), and bias; columns past the last are zero."""
+    panels = _panels(conv)
+    weight = np.zeros((w.size // conv.out_channels, panels * COLUMNS), np.float32)
     weight[:, :conv.out_channels] = w.reshape(-1, conv.out_channels)
-    shift = np.zeros(blocks * COLUMNS, np.float32)
+    shift = np.zeros(panels * COLUMNS, np.float32)
     shift[:conv.out_channels] = 0 if bias is None else bias
-    return np.ascontiguousarray(weight.reshape(-1, blocks, COLUMNS).transpose(1, 0, 2)).reshape(-1), shift
+    return np.ascontiguousarray(weight.reshape(-1, panels, COLUMNS).transpose(1, 0, 2)).reshape(-1), shift
 
 
 @kernel
-def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns, blocks):
+def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns, panels):
     """Outputs of pixels first .. last - 1 of an image that begins at x[source]: pixel p to y[target + p * columns]."""
     for p in range(first, last, ROWS):  # past the last pixel, it is computed again
         p1, p2, p3 = min(p + 1, last - 1), min(p + 2, last - 1), min(p + 3, last - 1)
         p4, p5 = min(p + 4, last - 1), min(p + 5, last - 1)
         i0, i1, i2 = source + at(starts, p), source + at(starts, p1), source + at(starts, p2)
         i3, i4, i5 = source + at(starts, p3), source + at(starts, p4), source + at(starts, p5)
-        for block in range(blocks):
-            weight = block * offsets.size * COLUMNS
-            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, COLUMNS * block)
+        for panel in range(panels):
+            weight = panel * offsets.size * COLUMNS
+            a0 = a1 = a2 = a3 = a4 = a5 = load_floats(bias, COLUMNS * panel)
             for k in range(offsets.size):
                 filters, o = load_floats(w, weight + COLUMNS * k), at(offsets, k)
                 a0, a1 = multiply_add(a0, x, i0 + o, filters), multiply_add(a1, x, i1 + o, filters)
                 a2, a3 = multiply_add(a2, x, i2 + o, filters), multiply_add(a3, x, i3 + o, filters)
                 a4, a5 = multiply_add(a4, x, i4 + o, filters), multiply_add(a5, x, i5 + o, filters)
-            base, count = target + COLUMNS * block, columns - COLUMNS * block
+            base, count = target + COLUMNS * panel, columns - COLUMNS * panel
             store_floats(y, base + p * columns, a0, count)
             store_floats(y, base + p1 * columns, a1, count)
             store_floats(y, base + p2 * columns, a2, count)
@@ -109,11 +109,11 @@ def _pixels(x, w, bias, y, source, target, starts, first, last, offsets, columns
 
 
 @kernel
-def _forward(start, stop, x, w, bias, y, starts, offsets, sample_size, columns, blocks, tiles):
+def _forward(start, stop, x, w, bias, y, starts, offsets, sample_size, columns, panels, tiles):
     for tile in range(start, stop):
         sample, first = tile // tiles, tile % tiles * PIXELS
         _pixels(x, w, bias, y, sample * sample_size, sample * starts.size * columns, starts, first,
-                min(first + PIXELS, starts.size), offsets, columns, blocks)
+                min(first + PIXELS, starts.size), offsets, columns, panels)
 
 
 def forward(x, w, conv, bias=None):
@@ -124,20 +124,20 @@ def forward(x, w, conv, bias=None):
     y = np.empty((len(x), *starts.shape, conv.out_channels), np.float32)
     tiles = -(-starts.size // PIXELS)
     threads.run(_forward, len(x) * tiles, x.reshape(-1), weight, shift, y.reshape(-1), starts.reshape(-1), offsets, x[:1].size,
-                conv.out_channels, _blocks(conv), tiles)
+                conv.out_channels, _panels(conv), tiles)
     return y
 
 
 @kernel
 def _encode(start, stop, x, w, bias, tables, top, codes, route, sizes):
-    (rows, starts, offsets), (sample_size, columns, blocks, places) = tables, sizes
+    (rows, starts, offsets), (sample_size, columns, panels, places) = tables, sizes
     length = starts.size // places * columns
     y = np.empty(places * length, np.float32)  # (position in the window, window, channel)
     best, place = np.empty(length, np.float32), np.empty(length, np.int32)  # as wide as each other: one vector loop for both
     zero, one = np.float32(0), np.float32(1)
     for row in range(start, stop):  # a row of windows
         source = row // rows.size * sample_size + at(rows, row % rows.size)
-        _pixels(x, w, bias, y, source, 0, starts, 0, starts.size, offsets, columns, blocks)
+        _pixels(x, w, bias, y, source, 0, starts, 0, starts.size, offsets, columns, panels)
         for t in range(places):
             for i in range(length):
                 better = (t == 0) | (at(y, t * length + i) > at(best, i))
@@ -174,7 +174,7 @@ def encode(x, w, conv, bias, pool, bits):
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     threads.run(_encode, len(x) * len(windows), x.reshape(-1), weight, shift,
                 (np.ascontiguousarray(windows[:, 0]), starts, offsets), np.float32((1 << bits) - 1), codes.reshape(-1),
-                route.reshape(-1), (x[:1].size, conv.out_channels, _blocks(conv), pool * pool))
+                route.reshape(-1), (x[:1].size, conv.out_channels, _panels(conv), pool * pool))
     return codes, route
 
 
@@ -261,21 +261,21 @@ def block_grads(g, route, x, conv, pool):
 
 @kernel
 def _weight_grad(start, stop, x, g, partial, tables, sizes):
-    (starts, offsets, bounds), (sample_size, columns, blocks) = tables, sizes
+    (starts, offsets, bounds), (sample_size, columns, panels) = tables, sizes
     pixels = starts.size
     for tile in range(start, stop):
-        part, block = tile // blocks, tile % blocks
+        part, panel = tile // panels, tile % panels
         for sample in range(bounds[part], bounds[part + 1]):  # its gradient stays in cache
             for k in range(0, offsets.size, ROWS):
                 o0, o1, o2 = at(offsets, k), at(offsets, k + 1), at(offsets, k + 2)
                 o3, o4, o5 = at(offsets, k + 3), at(offsets, k + 4), at(offsets, k + 5)
-                target = ((part * blocks + block) * offsets.size + k) * COLUMNS
+                target = ((part * panels + panel) * offsets.size + k) * COLUMNS
                 a0, a1 = load_floats(partial, target), load_floats(partial, target + COLUMNS)
                 a2, a3 = load_floats(partial, target + 2 * COLUMNS), load_floats(partial, target + 3 * COLUMNS)
                 a4, a5 = load_floats(partial, target + 4 * COLUMNS), load_floats(partial, target + 5 * COLUMNS)
                 for p in range(pixels):
                     i = sample * sample_size + at(starts, p)
-                    gradient = load_floats(g, (sample * pixels + p) * columns + COLUMNS * block)
+                    gradient = load_floats(g, (sample * pixels + p) * columns + COLUMNS * panel)
                     a0, a1 = multiply_add(a0, x, i + o0, gradient), multiply_add(a1, x, i + o1, gradient)
                     a2, a3 = multiply_add(a2, x, i + o2, gradient), multiply_add(a3, x, i + o3, gradient)
                     a4, a5 = multiply_add(a4, x, i + o4, gradient), multiply_add(a5, x, i + o5, gradient)
@@ -290,17 +290,17 @@ def _weight_grad(start, stop, x, g, partial, tables, sizes):
 def weight_grad(g, x, conv):
     """``dense.weight_grad`` of float32 arrays: float32 array (kh, kw, C, F)."""
     starts, offsets = _tables(conv, x.shape[1:3])
-    depth, blocks = len(offsets), _blocks(conv)
+    depth, panels = len(offsets), _panels(conv)
     x, starts = _padded(x, conv), starts.reshape(-1)
     if conv.out_channels % COLUMNS:
-        g = np.pad(g, ((0, 0), (0, 0), (0, 0), (0, blocks * COLUMNS - conv.out_channels)))
+        g = np.pad(g, ((0, 0), (0, 0), (0, 0), (0, panels * COLUMNS - conv.out_channels)))
     g = np.ascontiguousarray(g)
     parts = min(PARTS, len(x))
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
     offsets = np.append(offsets, np.zeros(-depth % ROWS, np.int64))  # fill the last tile; its extra rows are dropped
-    partial = np.zeros((parts, blocks, len(offsets), COLUMNS), np.float32)
-    threads.run(_weight_grad, parts * blocks, x.reshape(-1), g.reshape(-1), partial.reshape(-1), (starts, offsets, bounds),
-                (x[:1].size, blocks * COLUMNS, blocks))
+    partial = np.zeros((parts, panels, len(offsets), COLUMNS), np.float32)
+    threads.run(_weight_grad, parts * panels, x.reshape(-1), g.reshape(-1), partial.reshape(-1), (starts, offsets, bounds),
+                (x[:1].size, panels * COLUMNS, panels))
     total = partial[0]
     for part in partial[1:]:
         total += part

@@ -4,7 +4,7 @@ Bit plane l of an array of codes holds bit l of every code. The popcount kernels
 time, so the bits along that axis lie side by side in words. Which axis that is depends on the product:
 
     forward       input  along channels   (N, group, plane, padded H, padded W, word)      pack_channels
-                  weight along channels   (group, block, plane, tap * word, 16 columns)    pack_weight
+                  weight along channels   (group, panel, plane, tap * word, 16 columns)    pack_weight
     input_grad    gradient and weight along the output channels, in the same two layouts
     weight_grad   input and gradient along output positions (N, phase, plane, word, C)     pack_positions
 
@@ -28,7 +28,7 @@ from bitnet.kernels.machine.vectors import (
     zero,
 )
 from bitnet.kernels.products.geometry import plane_bits, planes_of
-from bitnet.kernels.products.spatial import COLUMNS, blocks_for
+from bitnet.kernels.products.spatial import COLUMNS, panels_for
 
 WORD = 32  # bits, which uint32 and ``bits_of_32`` say as well
 OCTET = 8  # positions whose bits are gathered in a byte a channel
@@ -133,11 +133,11 @@ def join_pixels(words, channels):
 
 
 @kernel
-def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
+def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, columns, planes, panels, out):
     words = -(-depth // WORD)
     for tile in range(start, stop):
-        first = tile // blocks * group_columns + COLUMNS * (tile % blocks)
-        count = min(COLUMNS, group_columns - COLUMNS * (tile % blocks))
+        first = tile // panels * group_columns + COLUMNS * (tile % panels)
+        count = min(COLUMNS, group_columns - COLUMNS * (tile % panels))
         for t in range(taps.size):
             source = taps[t] * depth * columns + first
             for plane in range(planes):
@@ -158,13 +158,13 @@ def _pack_weight_along_inputs(start, stop, codes, taps, depth, group_columns, co
 
 
 @kernel
-def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, blocks, out):
+def _pack_weight_along_outputs(start, stop, codes, taps, depth, group_columns, columns, planes, panels, out):
     words = -(-depth // WORD)
     for tile in range(start, stop):
-        group = tile // blocks
+        group = tile // panels
         for t in range(taps.size):
-            for c in range(min(COLUMNS, group_columns - COLUMNS * (tile % blocks))):
-                source = (taps[t] * group_columns + COLUMNS * (tile % blocks) + c) * columns + group * depth
+            for c in range(min(COLUMNS, group_columns - COLUMNS * (tile % panels))):
+                source = (taps[t] * group_columns + COLUMNS * (tile % panels) + c) * columns + group * depth
                 for plane in range(planes):
                     target = ((tile * planes + plane) * taps.size + t) * words * COLUMNS + c
                     for word in range(words):
@@ -184,8 +184,8 @@ def pack_weight(codes, conv, along, taps=None):
 
     Returns
     -------
-    words : uint32 array, shape (groups, blocks, planes, len(taps) * words of the depth, 16)
-    sums : int64 array, shape (len(taps), groups * blocks * 16); sum of 2**shift * bit over planes and the packed axis
+    words : uint32 array, shape (groups, panels, planes, len(taps) * words of the depth, 16)
+    sums : int64 array, shape (len(taps), groups * panels * 16); sum of 2**shift * bit over planes and the packed axis
     """
     if taps is None:
         taps = np.arange(conv.kernel[0] * conv.kernel[1])
@@ -193,12 +193,12 @@ def pack_weight(codes, conv, along, taps=None):
         pack, depth, group_columns = _pack_weight_along_inputs, conv.group_in, conv.group_out
     else:
         pack, depth, group_columns = _pack_weight_along_outputs, conv.group_out, conv.group_in
-    blocks, shifts = blocks_for(group_columns), planes_of(codes).shifts
-    shape = (conv.groups, blocks, len(shifts), len(taps) * words_for(depth), COLUMNS)
+    panels, shifts = panels_for(group_columns), planes_of(codes).shifts
+    shape = (conv.groups, panels, len(shifts), len(taps) * words_for(depth), COLUMNS)
     out = (arrays.zeros if group_columns % COLUMNS else arrays.empty)(shape, np.uint32)
-    threads.run(pack, conv.groups * blocks, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
-                len(shifts), blocks, out.reshape(-1), short=codes.values.size * len(shifts) < SHORT)
-    # (group, block, plane, tap * word, column) -> (group, block, plane, tap, column) -> (tap, group, block, column)
+    threads.run(pack, conv.groups * panels, plane_bits(codes).reshape(-1), taps, depth, group_columns, conv.out_channels,
+                len(shifts), panels, out.reshape(-1), short=codes.values.size * len(shifts) < SHORT)
+    # (group, panel, plane, tap * word, column) -> (group, panel, plane, tap, column) -> (tap, group, panel, column)
     counts = np.bitwise_count(out).reshape(*shape[:3], len(taps), -1, COLUMNS).sum(axis=4, dtype=np.int64)
     sums = sum(counts[:, :, plane] << shift for plane, shift in enumerate(shifts)).transpose(2, 0, 1, 3)
     return out, np.ascontiguousarray(sums).reshape(len(taps), -1)

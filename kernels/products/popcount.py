@@ -35,9 +35,9 @@ from bitnet.kernels.products.spatial import (
     COLUMNS,
     Layout,
     Steps,
-    blocks_for,
     forward_plan,
     input_grad_plans,
+    panels_for,
     position_plan,
     steps,
 )
@@ -155,28 +155,28 @@ def _shift(stream, source, channels, count, offset, mask, out, target):
 @kernel
 def _weight_grad(start, stop, x, g, table, scale, out, mask, taps, steps, sizes):
     tap_phases, tap_offsets, tap_classes = taps
-    levels, lhs_steps, rhs_steps = steps
-    samples, kernel_x, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out, blocks, doublings = sizes
-    row_blocks, channels = -(-group_in // CHANNELS), groups * group_in
+    powers, lhs_steps, rhs_steps = steps
+    samples, kernel_x, planes, plane_words, x_sample, x_phase, g_sample, groups, group_in, group_out, panels, doublings = sizes
+    row_panels, channels = -(-group_in // CHANNELS), groups * group_in
     shifted = np.zeros(planes * mask.size * CHANNELS, np.uint32)
-    accum, base = accumulators(kernel_x * CHANNELS * blocks * COLUMNS)
+    accum, base = accumulators(kernel_x * CHANNELS * panels * COLUMNS)
     for tile in range(start, stop):  # CHANNELS input channels and the taps of a filter row: one reading of x and g serves all
-        tap = tile // (groups * row_blocks) * kernel_x
-        group, first = tile // row_blocks % groups, tile % row_blocks * CHANNELS
+        tap = tile // (groups * row_panels) * kernel_x
+        group, first = tile // row_panels % groups, tile % row_panels * CHANNELS
         count = min(CHANNELS, group_in - first)
         accum[:] = 0
         for sample in range(samples):
-            gradient = sample * g_sample + group * blocks * COLUMNS
+            gradient = sample * g_sample + group * panels * COLUMNS
             for t in range(kernel_x):
                 phase, offset, border = at(tap_phases, tap + t), at(tap_offsets, tap + t), at(tap_classes, tap + t)
                 source = sample * x_sample + phase * x_phase + group * group_in + first
                 for plane in range(planes):
                     _shift(x, source + plane * plane_words * channels, channels, count, offset, mask, shifted,
                            plane * mask.size * CHANNELS)
-                constant = ((border * samples + sample) * groups + group) * blocks * COLUMNS
-                add_products(accum, base + t * CHANNELS * blocks * COLUMNS, shifted, 0, 1, count, g, gradient, COLUMNS, blocks,
-                             table, constant, levels, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
-        store_grad(out, accum, base, tap, kernel_x, CHANNELS, first, count, group, groups, group_in, group_out, blocks)
+                constant = ((border * samples + sample) * groups + group) * panels * COLUMNS
+                add_products(accum, base + t * CHANNELS * panels * COLUMNS, shifted, 0, 1, count, g, gradient, COLUMNS, panels,
+                             table, constant, powers, lhs_steps, rhs_steps, 1, doublings, at(scale, sample))
+        store_grad(out, accum, base, tap, kernel_x, CHANNELS, first, count, group, groups, group_in, group_out, panels)
 
 
 class _Streams(NamedTuple):
@@ -193,7 +193,7 @@ def _streams(conv, size, g_shifts, x_planes):
     words = words_for(plan.positions[-1] + 1)
     mask = np.zeros(words * WORD, np.uint8)
     mask[plan.positions] = 1
-    columns = conv.groups * blocks_for(conv.group_out) * COLUMNS
+    columns = conv.groups * panels_for(conv.group_out) * COLUMNS
     table = steps(x_planes.shifts, g_shifts, words * CHANNELS, words * columns, np.arange(words) * CHANNELS,
                   np.arange(words) * columns)
     return _Streams(int(plan.taps.offsets.max()) // WORD + words + 1,
@@ -217,8 +217,8 @@ def weight_grad(g, x, conv, scale):
     samples, g_planes, x_planes = len(g.values), planes_of(g), planes_of(x)
     plan = position_plan(conv, x.values.shape[1:3], not x_planes.unsigned)
     streams = _streams(conv, x.values.shape[1:3], g_planes.shifts, x_planes)
-    blocks = blocks_for(conv.group_out)
-    gradient = pack_positions(g, conv.groups, (0, 0), (1, 1), plan.row_width, len(streams.mask), blocks * COLUMNS)
+    panels = panels_for(conv.group_out)
+    gradient = pack_positions(g, conv.groups, (0, 0), (1, 1), plan.row_width, len(streams.mask), panels * COLUMNS)
     x_words = pack_positions(x, conv.groups, (conv.padding[0][0], conv.padding[1][0]), conv.stride, plan.row_width,
                              streams.x_words, conv.group_in)
     counts = np.bitwise_count(gradient[:, 0]).sum(axis=2, dtype=np.int64)  # (N, plane, columns)
@@ -226,14 +226,14 @@ def weight_grad(g, x, conv, scale):
     table, doublings = x_planes.top * sums, 0
     if not x_planes.unsigned:
         level_sums = np.einsum("nyxf,tyx->tnf", to_levels(g) << g_planes.halvings, plan.inside)
-        padded = np.zeros((len(plan.inside), samples, conv.groups, blocks * COLUMNS), np.int64)
+        padded = np.zeros((len(plan.inside), samples, conv.groups, panels * COLUMNS), np.int64)
         padded[..., :conv.group_out] = level_sums.reshape(*level_sums.shape[:2], conv.groups, conv.group_out)
         table, doublings = x_planes.top * (2 * sums - padded.reshape(len(padded), samples, -1)), 1
     out = np.empty(conv.weight_shape, np.float32)
     tiles = conv.kernel[0] * conv.groups * -(-conv.group_in // CHANNELS)
     table, scale = arrays.aligned(table, np.int32), _halved(scale, g_planes.halvings + x_planes.halvings)
     sizes = (samples, conv.kernel[1], len(x_planes.shifts), streams.x_words, x_words[0].size, x_words[0, 0].size,
-             gradient[0].size, conv.groups, conv.group_in, conv.group_out, blocks, doublings)
+             gradient[0].size, conv.groups, conv.group_in, conv.group_out, panels, doublings)
     threads.run(_weight_grad, tiles, x_words.reshape(-1), gradient.reshape(-1), table.reshape(-1), scale, out.reshape(-1),
                 streams.mask, tuple(plan.taps), tuple(streams.steps), sizes)
     return out

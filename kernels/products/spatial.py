@@ -15,7 +15,7 @@ from bitnet.kernels.machine.vectors import LANES
 COLUMNS = LANES  # of a register tile: a vector of 32-bit lanes
 
 
-def blocks_for(columns):
+def panels_for(columns):
     """Register tiles that hold ``columns`` columns."""
     return -(-columns // COLUMNS)
 
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 class Steps(NamedTuple):
     """The table of steps, as ``steps`` makes it."""
 
-    levels: np.ndarray  # steps levels[i] to levels[i + 1] count twice as much as the ones after them
+    powers: np.ndarray  # steps powers[i] to powers[i + 1] count twice as much as the ones after them
     lhs: np.ndarray     # where in the operands each step reads
     rhs: np.ndarray
 
@@ -51,13 +51,13 @@ def steps(lhs_shifts, rhs_shifts, lhs_plane, rhs_plane, lhs_offsets, rhs_offsets
     steps : Steps of int64 arrays
     """
     pairs = [(p + q, l, m) for l, p in enumerate(lhs_shifts) for m, q in enumerate(rhs_shifts)]
-    levels, lhs, rhs = [0], [], []
+    powers, lhs, rhs = [0], [], []
     for shift in range(max(lhs_shifts) + max(rhs_shifts), -1, -1):
         for _, l, m in (pair for pair in pairs if pair[0] == shift):
             lhs.append(l * lhs_plane + lhs_offsets)
             rhs.append(m * rhs_plane + rhs_offsets)
-        levels.append(sum(map(len, lhs)))
-    return Steps(np.array(levels), np.concatenate(lhs), np.concatenate(rhs))
+        powers.append(sum(map(len, lhs)))
+    return Steps(np.array(powers), np.concatenate(lhs), np.concatenate(rhs))
 
 
 class Axis(NamedTuple):

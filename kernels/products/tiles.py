@@ -7,7 +7,7 @@ Both operands lie in steps of 32 bits, which hold 32 codes of a bit plane or fou
                    [ right step ]         one step: load sixteen right steps, one a column,
     row i    bits -> [ s s .. s ]         broadcast one left step of each of 8 rows,
     ...                                   8 times sums += left x right
-    row i+7  bits -> [ s s .. s ]         between levels of planes: sums *= 2**shift  (Horner's rule)
+    row i+7  bits -> [ s s .. s ]         between powers of two: sums *= 2**shift  (Horner's rule)
 
 A result is a constant of its column and border class minus (bit planes) or plus (bytes) the sum or twice the sum. Which step
 meets which is a table too (``spatial.steps``), so strides, padding, taps, planes and layouts are not the loop's business.
@@ -21,24 +21,24 @@ import numpy as np
 from bitnet.kernels.machine import arrays, threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
-from bitnet.kernels.products.spatial import COLUMNS, blocks_for
+from bitnet.kernels.products.spatial import COLUMNS, panels_for
 
 ROWS = 8          # of a register tile, which has eight named registers: another number would be another tile
-ROW_BLOCK = 128   # results of one tile of work: enough to amortise its set-up, few enough to share among threads
-BLOCKS = 4        # of sixteen columns in one tile of work
+RESULTS = 128     # of one tile of work: enough to amortise its set-up, few enough to share among threads
+PANELS = 4        # of one tile of work, sixteen columns each
 LINE = arrays.LINE // np.dtype(np.float32).itemsize  # floats of a cache line
 _ONE = np.ones(1, np.float32)
 
 
 @inlined
-def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, levels, lhs_steps, rhs_steps, shift):
+def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, powers, lhs_steps, rhs_steps, shift):
     """Sums of 8 rows, which begin at i0 .. i7, and 16 columns, which begin at j: eight vectors."""
     a = b = c = d = e = f = g = h = zero()
-    for level in range(levels.size - 1):
-        if level > 0:
+    for power in range(powers.size - 1):
+        if power > 0:
             a, b, c, d = shift_left(a, shift), shift_left(b, shift), shift_left(c, shift), shift_left(d, shift)
             e, f, g, h = shift_left(e, shift), shift_left(f, shift), shift_left(g, shift), shift_left(h, shift)
-        for step in range(at(levels, level), at(levels, level + 1)):
+        for step in range(at(powers, power), at(powers, power + 1)):
             i, column = at(lhs_steps, step), load(rhs, j + at(rhs_steps, step))
             a, b = multiply_codes(a, lhs, i0 + i, column), multiply_codes(b, lhs, i1 + i, column)
             c, d = multiply_codes(c, lhs, i2 + i, column), multiply_codes(d, lhs, i3 + i, column)
@@ -51,21 +51,21 @@ def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, levels, lhs_steps
 def _spatial(start, stop, lhs, rhs, table, scale, out, rows, steps, sizes):
     """Results of a product over channels and taps; see ``popcount`` and ``byte_dot`` for the operands.
 
-    A tile of work is ROW_BLOCK results and up to BLOCKS blocks of columns. ``out`` may be int32, int16 (the caller knows that
+    A tile of work is RESULTS results and up to PANELS panels of columns. ``out`` may be int32, int16 (the caller knows that
     all results fit) or float32 (times ``scale`` of the sample).
     """
     row_offsets, row_targets, row_classes = rows
-    levels, lhs_steps, rhs_steps = steps
-    samples, sample_size, group_size, block_size, groups, blocks, group_columns, out_pixels, level_shift, doublings = sizes
-    pixels, slots, parts = row_offsets.size, groups * blocks, -(-blocks // BLOCKS)
+    powers, lhs_steps, rhs_steps = steps
+    samples, sample_size, group_size, panel_size, groups, panels, group_columns, out_pixels, power_shift, doublings = sizes
+    pixels, slots, parts = row_offsets.size, groups * panels, -(-panels // PANELS)
     columns = groups * group_columns
-    room = ROW_BLOCK + ROWS
+    room = RESULTS + ROWS
     begin, target, constant = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
     factors = np.empty(room, np.float32)
     for tile in range(start, stop):
-        row, part = tile // (groups * parts) * ROW_BLOCK, tile % (groups * parts)
-        count = min(ROW_BLOCK, samples * pixels - row)
-        group, first = part // parts, part % parts * BLOCKS
+        row, part = tile // (groups * parts) * RESULTS, tile % (groups * parts)
+        count = min(RESULTS, samples * pixels - row)
+        group, first = part // parts, part % parts * PANELS
         sample, p, k = row // pixels, row % pixels, 0
         while k < count:  # where the rows of each image begin and end
             run = min(count - k, pixels - p)
@@ -77,19 +77,19 @@ def _spatial(start, stop, lhs, rhs, table, scale, out, rows, steps, sizes):
             for q in range(run):
                 put(target, k + q, result + at(row_targets, p + q) * columns)
             for q in range(run):
-                put(constant, k + q, (at(row_classes, p + q) * slots + group * blocks) * COLUMNS)
+                put(constant, k + q, (at(row_classes, p + q) * slots + group * panels) * COLUMNS)
             for q in range(run):
                 put(factors, k + q, factor)
             k, p, sample = k + run, 0, sample + 1
         for k in range(count, -(-count // ROWS) * ROWS):  # the last row again: the same result, written twice
             begin[k], target[k], constant[k], factors[k] = begin[k - 1], target[k - 1], constant[k - 1], factors[k - 1]
-        for block in range(first, min(first + BLOCKS, blocks)):
-            column, width = COLUMNS * block, group_columns - COLUMNS * block
-            j = (group * blocks + block) * block_size
+        for panel in range(first, min(first + PANELS, panels)):
+            column, width = COLUMNS * panel, group_columns - COLUMNS * panel
+            j = (group * panels + panel) * panel_size
             for r in range(0, count, ROWS):
                 a, b, c, d, e, f, g, h = register_tile(
                     lhs, at(begin, r), at(begin, r + 1), at(begin, r + 2), at(begin, r + 3), at(begin, r + 4),
-                    at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, levels, lhs_steps, rhs_steps, level_shift)
+                    at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, powers, lhs_steps, rhs_steps, power_shift)
                 if width >= COLUMNS:
                     _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, None)
                 else:
@@ -115,18 +115,18 @@ def _store_rows(out, target, row, column, lhs, table, constant, a, b, c, d, e, f
     _store_row(out, target, row + 7, column, lhs, table, constant, h, doublings, factors, count)
 
 
-def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, level_shift, doublings):
+def run_spatial(plan, lhs, rhs, table, scale, out, groups, group_columns, power_shift, doublings):
     """Write one spatial product, all its rows and columns, into ``out`` (N, height, width, columns).
 
-    lhs, rhs : packed operands, (N, ...) and (groups, blocks, ...), of uint32 words or of bytes
-    table : int32 (border classes, columns in blocks of 16); scale : float32 array (N,), or None where out is of integers
+    lhs, rhs : packed operands, (N, ...) and (groups, panels, ...), of uint32 words or of bytes
+    table : int32 (border classes, columns in panels of 16); scale : float32 array (N,), or None where out is of integers
     """
-    samples, blocks = len(out), blocks_for(group_columns)
-    tiles = -(-samples * len(plan.rows.offsets) // ROW_BLOCK) * groups * -(-blocks // BLOCKS)
+    samples, panels = len(out), panels_for(group_columns)
+    tiles = -(-samples * len(plan.rows.offsets) // RESULTS) * groups * -(-panels // PANELS)
     scale = _ONE if scale is None else scale
     sample_size, words = lhs.size // samples, rhs.reshape(-1).view(np.uint32)
-    sizes = (samples, sample_size, sample_size // groups, words.size // (groups * blocks), groups, blocks, group_columns,
-             out.shape[1] * out.shape[2], level_shift, doublings)
+    sizes = (samples, sample_size, sample_size // groups, words.size // (groups * panels), groups, panels, group_columns,
+             out.shape[1] * out.shape[2], power_shift, doublings)
     threads.run(_spatial, tiles, lhs.reshape(-1), words, table.reshape(-1), scale, out.reshape(-1), tuple(plan.rows),
                 tuple(plan.steps), sizes)
 
@@ -139,23 +139,23 @@ def accumulators(size):
 
 
 @inlined
-def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, blocks, table, constant, levels, lhs_steps,
-                 rhs_steps, level_shift, doublings, scale):
+def add_products(accum, base, lhs, first, pitch, count, rhs, j, panel_size, panels, table, constant, powers, lhs_steps,
+                 rhs_steps, power_shift, doublings, scale):
     """Add scaled results of ``count`` rows and all columns of one sample to ``accum``, from ``base`` on.
 
-    There are (rows in whole register tiles, blocks * COLUMNS) of them. Row r begins at ``first + r * pitch``. Past the last
+    There are (rows in whole register tiles, panels * COLUMNS) of them. Row r begins at ``first + r * pitch``. Past the last
     row, it is read again, and what it gives is not used.
     """
-    width, last = COLUMNS * blocks, count - 1
-    for block in range(blocks):
-        k, column = constant + COLUMNS * block, j + block * block_size
+    width, last = COLUMNS * panels, count - 1
+    for panel in range(panels):
+        k, column = constant + COLUMNS * panel, j + panel * panel_size
         for row in range(0, count, ROWS):
             a, b, c, d, e, f, g, h = register_tile(
                 lhs, first + row * pitch, first + min(row + 1, last) * pitch, first + min(row + 2, last) * pitch,
                 first + min(row + 3, last) * pitch, first + min(row + 4, last) * pitch, first + min(row + 5, last) * pitch,
-                first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch, rhs, column, levels, lhs_steps,
-                rhs_steps, level_shift)
-            o = base + row * width + COLUMNS * block
+                first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch, rhs, column, powers, lhs_steps,
+                rhs_steps, power_shift)
+            o = base + row * width + COLUMNS * panel
             add_scaled_result(accum, o, lhs, table, k, a, doublings, scale)
             add_scaled_result(accum, o + width, lhs, table, k, b, doublings, scale)
             add_scaled_result(accum, o + 2 * width, lhs, table, k, c, doublings, scale)
@@ -167,10 +167,10 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, block_size, bloc
 
 
 @inlined
-def store_grad(out, accum, base, taps, tile_taps, rows, first, count, group, groups, group_in, group_out, blocks):
-    """Copy sums (taps, rows, blocks * COLUMNS) of ``count`` input channels to their places in a weight's gradient."""
+def store_grad(out, accum, base, taps, tile_taps, rows, first, count, group, groups, group_in, group_out, panels):
+    """Copy sums (taps, rows, panels * COLUMNS) of ``count`` input channels to their places in a weight's gradient."""
     for t in range(tile_taps):
         for row in range(count):
             target = (((taps + t) * group_in + first + row) * groups + group) * group_out
             for c in range(group_out):
-                put(out, target + c, at(accum, base + (t * rows + row) * blocks * COLUMNS + c))
+                put(out, target + c, at(accum, base + (t * rows + row) * panels * COLUMNS + c))

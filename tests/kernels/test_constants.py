@@ -39,9 +39,9 @@ def test_such_functions_are_found():
 
 
 OTHERS = {  # constant: another number that is as right
-    "pointwise/walk.py": {"BLOCK": 1 << 12, "ROWS": 64, "SEGMENT": 256},
+    "pointwise/walk.py": {"TILE": 1 << 12, "ROWS": 64, "SEGMENT": 256},
     "pointwise/block.py": {"AHEAD": 256},
-    "products/tiles.py": {"ROW_BLOCK": 72, "BLOCKS": 3},
+    "products/tiles.py": {"RESULTS": 72, "PANELS": 3},
     "products/direct.py": {"PIXELS": 90, "RUN": 40, "PARTS": 3},
     "products/dense.py": {"TILE_BYTES": 1 << 12, "PARTS": 5, "OUTPUTS": 100},
     "products/packing.py": {"SHORT": 10},

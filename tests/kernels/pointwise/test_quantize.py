@@ -7,7 +7,7 @@ from bitnet.kernels.machine.noise import key_of
 from bitnet.kernels.pointwise import quantize, walk
 
 each_float = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-SIZES = [1, walk.BLOCK - 1, walk.BLOCK, walk.BLOCK + 1, 3 * walk.BLOCK + 77]
+SIZES = [1, walk.TILE - 1, walk.TILE, walk.TILE + 1, 3 * walk.TILE + 77]
 
 
 def normal(shape, dtype=np.float32, seed=0):
@@ -52,7 +52,7 @@ def test_encode_symmetric(size, bits, dtype):
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])
 def test_encode_activation(bits, dtype):
     n = 2**bits - 1
-    x = np.concatenate([normal(3 * walk.BLOCK + 5), [0, -0.0, 1, -1e-30, 1e-30, 2, -3, np.inf, -np.inf],
+    x = np.concatenate([normal(3 * walk.TILE + 5), [0, -0.0, 1, -1e-30, 1e-30, 2, -3, np.inf, -np.inf],
                         np.nextafter([0, 1], [-1, 2]), (np.arange(n) + 0.5) / n]).astype(dtype)
     codes, window = quantize.encode_activation(x, bits)
     np.testing.assert_array_equal(codes, np.rint(dtype(n) * np.clip(x, 0, 1)).astype(np.uint8), strict=True)
@@ -120,7 +120,7 @@ def test_encode_gradient(bits, dtype, draw):
 
 @pytest.mark.parametrize("drop", [0, 0.25, 0.5, 0.9])
 def test_keep_mask(drop, draw):
-    key, size = key_of(1, 2), 2 * walk.BLOCK + 100
+    key, size = key_of(1, 2), 2 * walk.TILE + 100
     mask = quantize.keep_mask((2, size // 2), drop, key)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask.ravel(), draw(key, size) >= np.float32(drop - 0.5))

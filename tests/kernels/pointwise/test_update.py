@@ -14,7 +14,7 @@ def normal(shape, dtype=np.float32, seed=0):
 
 
 @each_float
-@pytest.mark.parametrize("size", [1, walk.BLOCK + 1])
+@pytest.mark.parametrize("size", [1, walk.TILE + 1])
 @pytest.mark.parametrize("momentum, nesterov, decay", [(0, False, 0), (0.9, False, 0.01), (0.9, True, 0), (0.5, True, 0.1)])
 def test_sgd(momentum, nesterov, decay, size, dtype):
     w, v = normal(size, dtype), np.zeros(size, dtype)
@@ -30,7 +30,7 @@ def test_sgd(momentum, nesterov, decay, size, dtype):
 
 
 @each_float
-@pytest.mark.parametrize("size", [1, walk.BLOCK + 1])
+@pytest.mark.parametrize("size", [1, walk.TILE + 1])
 @pytest.mark.parametrize("decay", [0, 0.01])
 def test_adam(decay, size, dtype):
     w, m, v = normal(size, dtype), np.zeros(size, dtype), np.zeros(size, dtype)
@@ -46,7 +46,7 @@ def test_adam(decay, size, dtype):
 
 
 def test_adam_updates_arrays_of_all_sizes_and_types_at_once():
-    sizes = [(1, np.float32), (0, np.float32), (walk.BLOCK + 3, np.float32), (7, np.float64), (2 * walk.BLOCK, np.float32)]
+    sizes = [(1, np.float32), (0, np.float32), (walk.TILE + 3, np.float32), (7, np.float64), (2 * walk.TILE, np.float32)]
     many = [[normal(size, dtype, seed) for seed in range(4)] for size, dtype in sizes]
     for arrays in many:
         arrays[3] **= 2

@@ -19,9 +19,9 @@ def test_segments_are_whole_pixels_and_cover_a_line(shape):
     assert segment <= walk.SEGMENT or segment == shape[-1]
 
 
-@pytest.mark.parametrize("size", [0, 1, walk.BLOCK, walk.BLOCK + 1])
+@pytest.mark.parametrize("size", [0, 1, walk.TILE, walk.TILE + 1])
 def test_blocks_cover_an_array(size):
-    assert (walk.blocks(size) - 1) * walk.BLOCK < size <= walk.blocks(size) * walk.BLOCK or size == walk.blocks(size) == 0
+    assert (walk.tiles_of(size) - 1) * walk.TILE < size <= walk.tiles_of(size) * walk.TILE or size == walk.tiles_of(size) == 0
 
 
 def test_same_bits_on_any_number_of_threads(thread_count):

@@ -6,7 +6,7 @@ from strategies import CHANNELS, random_codes
 
 from bitnet.kernels.products.geometry import Conv
 from bitnet.kernels.products.packing import join_pixels, pack_channels, pack_positions, pack_weight, words_for
-from bitnet.kernels.products.spatial import COLUMNS, blocks_for
+from bitnet.kernels.products.spatial import COLUMNS, panels_for
 
 
 def words_of(bits):
@@ -26,8 +26,8 @@ def test_words_for(size, count):
 
 
 @pytest.mark.parametrize("columns, count", [(1, 1), (16, 1), (17, 2), (48, 3)])
-def test_blocks_for(columns, count):
-    assert blocks_for(columns) == count
+def test_panels_for(columns, count):
+    assert panels_for(columns) == count
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -66,13 +66,13 @@ def test_weight(along, depth, bits, columns, groups, taps):
     values = values.transpose(2, 1, 0, 3)  # (group, column, tap, depth)
     missing = -columns % COLUMNS
     values = np.pad(values, ((0, 0), (0, missing), (0, 0), (0, 0)))
-    blocks = values.reshape(groups, -1, COLUMNS, *values.shape[2:])
-    # (group, block, column, plane, tap, word) -> (group, block, plane, tap * word, column)
-    words = words_of(planes_of(blocks, bits, 3)).transpose(0, 1, 3, 4, 5, 2)
+    panels = values.reshape(groups, -1, COLUMNS, *values.shape[2:])
+    # (group, panel, column, plane, tap, word) -> (group, panel, plane, tap * word, column)
+    words = words_of(planes_of(panels, bits, 3)).transpose(0, 1, 3, 4, 5, 2)
     found, sums = pack_weight(codes, conv, along, None if taps is None else np.array(taps))
     np.testing.assert_array_equal(found, words.reshape(*words.shape[:3], -1, COLUMNS))
-    # (group, block, column, tap) -> (tap, group * block * column)
-    expected_sums = blocks.sum(axis=-1).transpose(3, 0, 1, 2)
+    # (group, panel, column, tap) -> (tap, group * panel * column)
+    expected_sums = panels.sum(axis=-1).transpose(3, 0, 1, 2)
     np.testing.assert_array_equal(sums, expected_sums.reshape(len(expected_sums), -1))
 
 
