@@ -1,4 +1,4 @@
-"""Integer codes: what a quantizer produces and a bit kernel consumes."""
+"""Integer codes: what a quantizer makes and what kernels multiply."""
 
 from dataclasses import dataclass, field, replace
 
@@ -19,11 +19,11 @@ class Codes:
     encoding : "unsigned", level = value (activations), or
         "bipolar", level = 2 * value - n with n = 2**bits - 1, always odd (weights, gradients, +-1), or
         "ternary", 2 bits, values 0, 1 and 2, level = value - 1
-    scale : float, or a float64 array with a scale for each of what ``per`` names
-    per : what an array of scales has an entry for: "sample" (first axis; gradients), "filter" (last axis; weights), "sign",
-        the two scales of positive and of negative levels (weights), or "term": then values have one axis more, the first, over
-        the codes of which the real numbers are the sum, each with a scale, (terms,), or with one a filter, (terms, filters)
-    packed : what kernels made of the values, by purpose: packed once, on first use, as long as the codes live
+    scale : float, or a float64 array of several scales, which ``per`` explains
+    per : what each entry of an array of scales belongs to: "sample" (first axis; gradients), "filter" (last axis; weights),
+        "sign" (two entries, for positive and negative levels; weights), or "term": the real numbers are then a sum of several
+        codes, ``values`` has one axis more, the first, over these terms, and scale has shape (terms,) or (terms, filters)
+    packed : the values as kernels want them, by purpose: made on first use, kept as long as the codes
     """
 
     values: np.ndarray
@@ -48,9 +48,9 @@ class Codes:
         return np.ndim(self.scale) > 0 and self.per == "filter"
 
     def terms(self):
-        """What these codes are the sum of, each with one scale or with one for each filter: a list of Codes.
+        """The codes whose sum these are, each with one scale or with one for each filter: a list of Codes.
 
-        Mostly themselves. Ternary codes whose positive and negative levels have scales p and n are two terms: p for +1 and -n
+        Mostly just these. Ternary codes whose positive and negative levels have scales p and n are two terms: p for +1 and -n
         for -1 is (p + n) / 2 times the level plus (p - n) / 2 times its magnitude.
         """
         if self.per == "term":
@@ -64,7 +64,7 @@ class Codes:
                 self.with_values(magnitudes, (positive - negative) / 2)]
 
     def levels(self, dtype=np.int64):
-        """The integer levels, in ``dtype``."""
+        """The integer levels, an array of the values' shape."""
         return to_levels(self, dtype)
 
     def decode(self, dtype=np.float32):

@@ -7,16 +7,16 @@ from bitnet.kernels.pointwise import update
 
 
 class Constraint(Described):
-    """Changes a parameter's array in place."""
+    """Changes a parameter's array in place, after each update."""
 
-    family = "constraint."
+    prefix = "constraint."
 
     def __call__(self, array):
         raise NotImplementedError
 
 
 class Clip(Constraint):
-    """Limits a latent weight to [-bound, bound]: beyond, its sign could not come back soon."""
+    """Limits a latent weight to [-bound, bound]: farther away, many updates would pass before its sign can change."""
 
     def __init__(self, bound=1.0):
         self.bound = bound

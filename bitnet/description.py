@@ -15,7 +15,7 @@ _KINDS = {}
 class Described:
     """Can be described: subclasses keep the arguments of their constructor as attributes of the same names."""
 
-    family = ""                    # before the name in a description: kinds of different families may share a name
+    prefix = ""                    # of the name in a description: a method and a constraint may share a name
     undescribed = ("self", "rng")  # arguments of which nothing is left once the object is made
     changing = ()                  # options that change in the course of a run: two descriptions may differ in them
 
@@ -30,7 +30,7 @@ class Described:
     def kind(cls):
         """The name in a description. Classes of other programs cannot take that of one of bitnet's."""
         ours = cls.__module__.split(".")[0] == "bitnet"
-        return f"{cls.family}{cls.__name__}" if ours else f"own.{cls.family}{cls.__name__}"
+        return f"{cls.prefix}{cls.__name__}" if ours else f"own.{cls.prefix}{cls.__name__}"
 
     def options(self):
         """The arguments of the constructor, by name.
@@ -114,7 +114,7 @@ def rebuild(description, depth=0):
 
 
 def differing(one, other, path=""):
-    """Where two descriptions first differ in something that does not change in the course of a run; "" where nowhere."""
+    """Where two descriptions first differ, options that a run changes (``changing``) left out; "" where nowhere."""
     if isinstance(one, dict) and isinstance(other, dict):
         one, other = ({"traits": {}} | side if "kind" in side else side for side in (one, other))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():

@@ -24,12 +24,12 @@ _empty = Setting("without_values", False)
 
 
 def structure():
-    """A number that is another one whenever a module was made or replaced anywhere."""
+    """A number that changes whenever a module is made or replaced anywhere."""
     return _structure[0]
 
 
 def without_values():
-    """Inside the block new modules have parameters and buffers of the right shapes that take no memory, to be replaced."""
+    """Inside ``with``, new modules have parameters and buffers of the right shapes that take no memory, to be replaced."""
     return _empty.set_to(True)
 
 
@@ -41,6 +41,8 @@ def initial(shape, make, dtype=np.float32):
 class Signal(NamedTuple):
     """What travels between modules, as far as it is known without running.
 
+    Attributes
+    ----------
     shape : of one sample, (H, W, C) or (D,); None: not known
     bits : of each number, 32 for real numbers; encoding : of codes, else "real"
     """
@@ -68,8 +70,8 @@ class Parameter(Tensor):
     ----------
     data : float array
     weight_decay : its L2 penalty, on top of the optimizer's own
-    lr_factor : what its learning rate is multiplied by
-    constraint : what is done to the array after each update, see ``constraints``; or None
+    lr_factor : multiplies the optimizer's learning rate
+    constraint : a function that changes the array in place after each update, see ``constraints``; or None
     """
 
     space = None  # of numbers that it is confined to, see ``layers.DiscreteParameter``
@@ -112,12 +114,17 @@ def _among(name, value, kind):
 class Module(Described):
     """A part of a network.
 
-    Subclasses define ``forward``, and ``flow`` where shape or bits change. Parameters, buffers (float64 arrays, kept but not
-    trained) and other modules are found among the attributes.
+    Subclasses define ``forward(x)``, Tensor to Tensor, and ``flow`` where shape or bits change. Parameters, buffers (float64
+    arrays, kept but not trained) and other modules are found among the attributes. A call takes a Tensor or an array.
+
+    Attributes
+    ----------
+    training : bool, see ``train``
+    name : dotted, from the outermost module that was called last; what logs and tables show
     """
 
     training = True
-    name = ""     # dotted, of the outermost module that was called last; what logs and tables show
+    name = ""
     _version = -1
 
     def __new__(cls, *args, **options):
@@ -188,7 +195,7 @@ class Module(Described):
         return self
 
     def traits(self):
-        """What its own parameters are subject to (``Parameter.traits``), by name; part of a description."""
+        """``Parameter.traits`` of its own parameters, by name; part of a description."""
         own = {name: parameter.traits() for name, parameter in self._own_parameters().items()}
         return {name: traits for name, traits in own.items() if traits}
 
@@ -203,7 +210,7 @@ class Module(Described):
                     raise ValueError(f"a parameter has no trait {trait!r}")
                 if trait != "constraint":
                     number(trait, value)
-                elif getattr(value, "family", None) != "constraint.":
+                elif getattr(value, "prefix", None) != "constraint.":
                     raise ValueError(f"expected the constraint of a parameter, found {value!r}")
                 setattr(parameter, trait, value)
 
@@ -303,9 +310,9 @@ class Module(Described):
     @property
     def input_shape(self):
         """(H, W, C) that the network takes, where a module in it says so or a training has told, else None."""
-        return next((module.shape for module in self.modules() if module.is_door), getattr(self, "trained_on", None))
+        return next((module.shape for module in self.modules() if module.is_input), getattr(self, "trained_on", None))
 
-    is_door = False  # is it where images enter, with a shape of its own?
+    is_input = False  # is it where images enter, with a shape of its own?
 
     def summary(self, shape=None):
         """The tree as a table: shapes, bits, bytes, and what products run on, without running anything.
@@ -368,7 +375,7 @@ class Module(Described):
 
 @contextmanager
 def preserved(model):
-    """Leave a model's buffers, gradients and mode, and the stream of random draws, after the block as they were before."""
+    """Restore a network's buffers, gradients and mode, and the stream of random draws, after ``with``."""
     buffers = {name: buffer.copy() for name, buffer in model.named_buffers().items()}
     grads = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -423,7 +430,7 @@ class Sequential(Module):
         if traits.keys() - {"method", "trained_on", "classes"}:
             raise ValueError(f"a tree has no trait {sorted(traits)}")
         method, shape, classes = (traits.get(name) for name in ("method", "trained_on", "classes"))
-        if method is not None and getattr(method, "family", None) != "method.":
+        if method is not None and getattr(method, "prefix", None) != "method.":
             raise ValueError(f"expected the method of a tree, found {method!r}")
         if classes is not None and not (isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)):
             raise ValueError(f"expected the names of classes, found {classes!r}")
@@ -503,7 +510,6 @@ class Residual(Module):
         return self.body.children() | ({"shortcut": self.shortcut} if self.shortcut else {})
 
     def replace(self, name, module):
-        """Put another module in the place of one."""
         if name in self.body.layers:
             self.body.replace(name, module)
         else:

@@ -18,7 +18,7 @@ _state = Setting("random", (0, 0))
 
 
 def seed(value):
-    """Start the stream of draws that belongs to the integer ``value``."""
+    """Start the stream of draws of the integer ``value``; for this thread."""
     set_state((value, 0))
 
 
@@ -47,7 +47,7 @@ def generator():
 
 @contextmanager
 def preserved():
-    """Leave the stream after the block where it was before."""
+    """Restore the stream after ``with``: what is drawn inside does not count."""
     with _state.set_to(_state.get()):
         yield
 

@@ -1,7 +1,7 @@
-"""What holds inside a block: ``with no_grad():``, ``with use_kernels("popcount"):`` and their like.
+"""Switches that hold inside a ``with`` statement: ``with no_grad():``, ``with use_kernels("popcount"):`` and others.
 
-Every such switch is one ``Setting``. Its value belongs to a thread (and to an asynchronous task): a thread that evaluates
-without gradients switches nothing off in another one, which starts with the default.
+Each is a ``Setting``. A thread (or an asynchronous task) has values of its own and starts with the defaults: no thread switches
+anything off in another one.
 """
 
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 
 class Setting:
-    """A value that may be another one inside a block.
+    """A value that a ``with`` statement changes for what runs inside it.
 
         recording = Setting("recording", True)
         recording.value                 # True
@@ -33,7 +33,7 @@ class Setting:
 
     @contextmanager
     def set_to(self, value):
-        """Inside the block the value is this one; yields it."""
+        """Inside ``with`` this is the value; it is what ``as`` gives."""
         previous = self._variable.get()
         self._variable.set(value)
         try:

@@ -16,7 +16,7 @@ _recording = Setting("recording", True)
 
 
 def no_grad():
-    """Inside the block operations remember nothing, so that no memory is kept for a backward pass."""
+    """Inside ``with``, operations remember nothing: no backward pass, and no memory kept for one."""
     return _recording.set_to(False)
 
 
@@ -30,8 +30,8 @@ class Tensor:
 
     Parameters
     ----------
-    data : float array, or Codes; of Codes, ``Tensor.data`` is a float32 view made when somebody asks for it
-    requires_grad : should ``backward`` leave a gradient in ``Tensor.grad``
+    data : float array, or Codes, which ``Tensor.data`` decodes to float32 when it is first asked for
+    requires_grad : should ``backward`` leave a gradient in ``Tensor.grad``, an array of the same shape
     """
 
     def __init__(self, data, requires_grad=False):
@@ -54,7 +54,7 @@ class Tensor:
 
     @property
     def raw(self):
-        """What an operation gets: Codes where the tensor holds them, else the array."""
+        """What the tensor holds: Codes, or the array."""
         return self._data if self.codes is None else self.codes
 
     @property
@@ -296,7 +296,7 @@ class MatMul(Function):
 
 
 class Index(Function):
-    """x[index], whatever NumPy takes as one; a place that is taken several times gets all its gradients. Codes stay codes."""
+    """x[index], whatever NumPy takes as one; an element taken several times gets the sum of its gradients. Codes stay codes."""
 
     takes_codes = True
 

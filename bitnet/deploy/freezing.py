@@ -136,7 +136,7 @@ def _name_of(module, part):
 
 @reads(layers.Images)
 def _(module, name, out):
-    if module.shape != out.wire.shape:  # else nothing: the door is the network's
+    if module.shape != out.wire.shape:  # else nothing: the network checks its input itself
         raise ValueError(f"{name} takes images of shape {module.shape}, got {out.wire.shape}")
 
 
@@ -386,7 +386,7 @@ def freeze(net, shape=None):
     """
     if not isinstance(net, Module):
         raise ValueError(f"freeze takes a network, a tree of modules, got {type(net).__name__}")
-    known = net.input_shape  # images, of a door or of a training
+    known = net.input_shape  # of images, as its input layer or its training tells
     if known is None and shape is None:
         raise ValueError("this network does not tell what it takes: expected freeze(net, shape) with the shape of an image, "
                          "such as (28, 28, 1)")

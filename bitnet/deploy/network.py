@@ -29,7 +29,7 @@ FORMAT, VERSION = "bitnet frozen network", 2
 ONE = np.float32(1).view(np.uint32)  # the bits of floats from 0 to 1, and of no others, are integers up to this
 
 
-class Door:
+class Input:
     """Where inputs enter: checks them, and makes them float32, or codes of pixels."""
 
     def __init__(self, shape, images):
@@ -81,14 +81,14 @@ class FrozenNetwork:
         twice = [name for name, count in Counter(stage.name for stage in every(self.stages)).items() if count > 1]
         if twice:
             raise ValueError(f"expected stages of different names, got two of the name {twice[0]!r}")
-        self.door = Door(self.input_shape, images)
-        self.chain = Chain(self.stages, self.door.run)
+        self.input = Input(self.input_shape, images)
+        self.chain = Chain(self.stages, self.input.run)
 
     def fill(self, arrays):
         """Give all stages their arrays."""
         for stage in self.stages:
             stage.fill(arrays)
-        self.chain = Chain(self.stages, self.door.run)  # programs know the arrays of before
+        self.chain = Chain(self.stages, self.input.run)  # programs know the arrays of before
         return self
 
     @property
@@ -101,7 +101,7 @@ class FrozenNetwork:
         return self
 
     def __call__(self, x):
-        x = self.door.check(as_tensor(x).raw)
+        x = self.input.check(as_tensor(x).raw)
         if x.shape[0] == 0:
             return Tensor(np.zeros((0, *self.output_shape), np.float32))
         return Tensor(self.chain.run(x))
@@ -114,7 +114,7 @@ class FrozenNetwork:
             if isinstance(y, Codes):
                 found[stage.name] = y
 
-        self.chain.walk(self.door.check(as_tensor(x).raw), visit)
+        self.chain.walk(self.input.check(as_tensor(x).raw), visit)
         return found
 
     def describe(self):

@@ -198,17 +198,17 @@ class Chain:
 
     Parameters
     ----------
-    stages : list of Stage; door : what an array or codes are to pass first, a function, or None
+    stages : list of Stage; enter : a function that an array or codes pass first, or None
     """
 
-    def __init__(self, stages, door=None):
-        self.stages, self.door = list(stages), door or _as_is
+    def __init__(self, stages, enter=None):
+        self.stages, self.enter = list(stages), enter or _as_is
         for stage, following in pairwise(self.stages):
             stage.follower = following if following.takes_words else None
         parts = [(by_image, list(part)) for by_image, part in groupby(self.stages, key=lambda stage: stage.by_image)]
         if not parts or not parts[0][0]:
             parts.insert(0, (True, []))
-        self.parts = [Series(part, self.door if i == 0 else None) if by_image else partial(_in_turn, part)
+        self.parts = [Series(part, self.enter if i == 0 else None) if by_image else partial(_in_turn, part)
                       for i, (by_image, part) in enumerate(parts)]
 
     def run(self, x):
@@ -218,7 +218,7 @@ class Chain:
 
     def walk(self, x, visit):
         """``run`` stage by stage, telling ``visit(stage, result)``."""
-        x = self.door(x)
+        x = self.enter(x)
         for stage in self.stages:
             x = stage.walk(x, visit)
         return x
@@ -249,15 +249,15 @@ class Series:
     between them (``kernels.machine.launch``). Stages that do more than run kernels have none, and run as they are.
     """
 
-    def __init__(self, stages, door=None):
-        self.stages, self.door, self.programs = stages, door, {}
+    def __init__(self, stages, enter=None):
+        self.stages, self.enter, self.programs = stages, enter, {}
 
     def __call__(self, x):
         # a share of the images for each thread, which then waits for nobody; results do not depend on how they are shared
         size = min(CHUNK, -(-x.shape[0] // threads.get_threads()))
         count = -(-x.shape[0] // size)
         if threads.is_busy():  # inside another series
-            return _in_turn(self.stages, x if self.door is None else self.door(x))
+            return _in_turn(self.stages, x if self.enter is None else self.enter(x))
         if count <= 1:
             with threads.alone():  # kernels of one image are too short to be shared
                 return self._run(x)
@@ -274,7 +274,7 @@ class Series:
         return np.concatenate(results)
 
     def _run(self, x):
-        x = x if self.door is None else self.door(x)
+        x = x if self.enter is None else self.enter(x)
         values = _values(x)
         kind = values.shape, values.dtype.char, isinstance(x, Codes) and (x.bits, x.encoding, x.scale)
         if kind not in self.programs and len(self.programs) >= PROGRAMS:
@@ -294,10 +294,10 @@ class Series:
         return result
 
     def __deepcopy__(self, memo):
-        return Series(deepcopy(self.stages, memo), deepcopy(self.door, memo))
+        return Series(deepcopy(self.stages, memo), deepcopy(self.enter, memo))
 
     def __reduce__(self):
-        return Series, (self.stages, self.door)
+        return Series, (self.stages, self.enter)
 
 
 class Recorded:
@@ -376,8 +376,6 @@ class Clip(Stage):
 
 
 class Tanh(Stage):
-    """tanh(x)."""
-
     kind = "tanh"
 
     def plan(self):

@@ -107,9 +107,6 @@ def role(name):
     return _Scope(None, name)
 
 
-path = role  # its former name
-
-
 def watch(watcher):
     """Inside ``with``, call ``watcher(layer, role)`` whenever the layer or the role changes."""
     return _watcher.set_to(watcher)
@@ -121,6 +118,7 @@ def current_layer():
 
 
 Function.current_scope = staticmethod(lambda: partial(layer, current_layer()))  # backward runs in the layer of its forward
+path = role  # its former name
 
 
 def _bits(operand):

@@ -10,13 +10,16 @@ from bitnet.tensor import Function, as_tensor
 
 
 def same_padding(size, kernel, stride):
-    """Zeros before and after, such that the output has ceil(size / stride) pixels; the odd one goes after."""
+    """Zeros before and after an axis of ``size`` pixels, such that ceil(size / stride) come out; an odd one goes after."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def paddings(padding, size, kernel, stride):
-    """((top, bottom), (left, right)) from "same", one number, or two that may be pairs themselves."""
+    """((top, bottom), (left, right)) from "same", one number, or two that may be pairs themselves.
+
+    Sizes of the image and of the filter, and strides, are pairs (vertical, horizontal). ValueError for another text.
+    """
     if isinstance(padding, str):
         if padding != "same":
             raise ValueError(f'padding must be "same" or numbers of pixels, got {padding!r}')
@@ -101,7 +104,12 @@ def convolution_of(x, weight, stride=1, padding=0, groups=1):
 
 
 def linear(x, weight, bias=None, grad_quantizer=None):
-    """``x @ weight + bias`` for x (N, D), weight (D, F): a convolution of one pixel, so codes meet the same kernels."""
+    """``x @ weight + bias``, as a convolution of one pixel: codes run on the same kernels. See ``conv2d``.
+
+    Parameters
+    ----------
+    x : Tensor (N, D); weight : Tensor (D, F); bias : Tensor (F,) or None
+    """
     x = as_tensor(x)
     if len(x.shape) != 2 or x.shape[1] != weight.shape[0]:
         raise ValueError(f"linear takes an input (N, {weight.shape[0]}), got shape {x.shape}")

@@ -82,7 +82,7 @@ class SoftTargets(Function):
 
 
 def soft_targets(logits, teacher, temperature=1.0):
-    """How far the softened classes of logits (N, classes) are from those of a teacher's logits, an array of the same shape.
+    """How far the softened probabilities of logits (N, classes) are from a teacher's: of an array of logits, as large.
 
         temperature**2 * KL(softmax(teacher / temperature) || softmax(logits / temperature)), the mean over the batch
 

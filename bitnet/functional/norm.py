@@ -51,9 +51,14 @@ def batch_statistics(x):
 
 
 def batch_norm(x, gamma, beta, mean, var, eps=1e-4, training=False):
-    """Batch normalisation of the last axis with given statistics (float64 arrays (C,)).
+    """Batch normalisation of the last axis (Ioffe and Szegedy, arXiv:1502.03167) with given statistics.
 
-    ``training`` says that the statistics are those of x itself, so that the gradient flows through them.
+    Parameters
+    ----------
+    x : Tensor (..., C); gamma, beta : Tensor (C,)
+    mean, var : float64 arrays (C,)
+    eps : added to the variance
+    training : are the statistics those of x itself? Then the gradient flows through them
     """
     return BatchNorm.apply(x, gamma, beta, mean=mean, var=var, eps=eps, training=training)
 
@@ -63,7 +68,7 @@ def _channel_means(x):
 
 
 def shift_statistics(x, eps):
-    """Mean and inverse deviation of each channel by shifts: mean(x), 1 / sqrt(mean(c * AP2(c)) + eps) with c = x - mean."""
+    """float64 arrays (C,): mean(x), and by shifts 1 / sqrt(mean(c * AP2(c)) + eps) with c = x - mean. arXiv:1602.02830."""
     mean = _channel_means(x)
     centred = x - mean.astype(x.dtype)
     return mean, 1 / np.sqrt(_channel_means(centred * ap2(centred)) + eps)
@@ -72,7 +77,7 @@ def shift_statistics(x, eps):
 class ShiftBatchNorm(Function):
     """y = AP2(gamma) * c * AP2(rstd) + beta, c = x - mean: batch norm whose products are shifts. arXiv:1602.02830.
 
-    Backward, as in the authors' Torch code, with s = AP2(rstd):
+    Backward, as in the authors' Torch program, with s = AP2(rstd):
         dx     = (g - mean(g) - AP2(c) * s**2 * mean(AP2(c) * g)) * s * AP2(gamma)
         dgamma = sum(g * AP2(c * s)), dbeta = sum(g)
     With given statistics only dx = g * s * AP2(gamma).
@@ -95,7 +100,7 @@ class ShiftBatchNorm(Function):
 
 
 def shift_batch_norm(x, gamma, beta, mean, rstd, training=False):
-    """Shift-based batch norm of the last axis with given statistics (float64 arrays (C,)); see ``ShiftBatchNorm``."""
+    """Shift-based batch norm: as ``batch_norm``, with rstd = 1 / sqrt(var + eps) given; see ``ShiftBatchNorm``."""
     return ShiftBatchNorm.apply(x, gamma, beta, mean=mean, rstd=rstd, training=training)
 
 
@@ -125,6 +130,6 @@ class LowPrecisionBatchNorm(Function):
 
 
 def low_precision_batch_norm(x, gamma, beta, mean, var, quantizer, eps=1e-4, training=False):
-    """Batch norm of the last axis whose activations are quantized in its middle; see ``LowPrecisionBatchNorm``."""
+    """As ``batch_norm``, quantized by ``quantizer`` before gamma and beta; see ``LowPrecisionBatchNorm``."""
     return LowPrecisionBatchNorm.apply(x, gamma, beta, mean=mean, rstd=1 / np.sqrt(var + eps), quantizer=quantizer,
                                        training=training)

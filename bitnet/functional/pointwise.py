@@ -26,7 +26,7 @@ class Clip(Function):
 
 
 def clip(x, low=0.0, high=1.0):
-    """Limit to [low, high]."""
+    """Limit to [low, high]; the gradient passes within, both bounds included."""
     return Clip.apply(as_tensor(x), low=low, high=high)
 
 
@@ -43,7 +43,7 @@ class ReLU(Function):
 
 
 def relu(x):
-    """Rectified linear unit."""
+    """max(x, 0); the gradient passes where x > 0."""
     return ReLU.apply(as_tensor(x))
 
 
@@ -73,7 +73,7 @@ class Dropout(Function):
 
 
 def dropout(x, drop=0.5):
-    """Dropout with the next draw of ``bitnet.random``, of an array or codes of any shape.
+    """Zero each value with probability ``drop``, divide the others by 1 - drop. Takes the next draw of ``bitnet.random``.
 
     Raises
     ------
@@ -96,7 +96,7 @@ class Tanh(Function):
 
 
 def tanh(x):
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent of a tensor."""
     return Tanh.apply(as_tensor(x))
 
 

@@ -30,7 +30,19 @@ def _check_window(x, size, stride, padding):
 
 
 def max_pool(x, size, stride=None, padding=0):
-    """Max pooling over size x size windows (stride: size by default); padding counts as minus infinity."""
+    """Max pooling; codes stay codes.
+
+    Parameters
+    ----------
+    x : Tensor (N, H, W, C)
+    size : pixels of a window's side, at most 16
+    stride : pixels between windows; None: ``size``
+    padding : pixels around the image that count as minus infinity, at most half of ``size``
+
+    Raises
+    ------
+    ValueError : a window that does not fit.
+    """
     if size > 16:  # a byte tells where in the window a maximum was
         raise ValueError(f"a max-pooling window has at most 16 pixels a side, got {size}")
     x = as_tensor(x)
@@ -59,6 +71,6 @@ class AvgPool(Function):
 
 
 def avg_pool(x, size, stride=None, padding=0):
-    """Average pooling over size x size windows (stride: size by default)."""
+    """Average pooling; see ``max_pool``. Padding counts as zeros, and ``size`` is not limited."""
     x = as_tensor(x)
     return AvgPool.apply(x, size=size, stride=_check_window(x, size, stride, padding), padding=padding)

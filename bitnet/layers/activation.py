@@ -7,7 +7,7 @@ from bitnet.quantizers import Quantizer
 
 
 class Activation(Module):
-    """A quantizer of activations as a layer; ReLU where it is None."""
+    """A quantizer of activations as a layer; ReLU where it is None. ValueError for another kind of object."""
 
     def __init__(self, quantizer=None):
         self.quantizer = instance("the quantizer of an activation", quantizer, Quantizer)

@@ -19,28 +19,32 @@ _fusing = Setting("fusing", True)
 
 
 def unfused():
-    """Inside the block, blocks run layer by layer: the same codes, slower, and every layer's output can be seen."""
+    """Inside ``with``, blocks run layer by layer: the same codes, slower, and every layer's output can be seen."""
     return _fusing.set_to(False)
 
 
 class Block(Module):
     """A convolution with batch norm, pooling and activation, in any order.
 
-    A block decides once, whenever a part of it was replaced, whether it runs as one fused Function, with the same bits as its
-    parts one after the other. Its ``repr`` tells, and why not.
+    Where its arithmetic allows that, it runs as one fused Function, with the same bits as its parts one after the other.
+    ``repr`` tells whether it does, and if not, why. The question is asked again whenever a part anywhere was replaced.
 
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, groups : see ``Conv2d``
     pool : size of a max pooling, or None
     norm : with batch norm; without one the convolution has a bias
-    drop : share of the outputs that a dropout zeroes in training
-    order : of "conv", "norm", "pool" and "act"
+    drop : share of the outputs that a dropout zeroes in training, in [0, 1)
+    order : "conv", "norm", "pool" and "act", each once, separated by spaces: in which order they run
     rng : see ``Conv2d``
 
     Attributes
     ----------
     conv, norm, act, pool, drop : modules, or None where there is none. conv may also be a ``Linear``
+
+    Raises
+    ------
+    ValueError : another order, or sizes that a convolution or a pooling cannot have.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, *, pool=None, norm=True, drop=0.0,
@@ -55,7 +59,6 @@ class Block(Module):
 
     @classmethod
     def rebuild(cls, order, conv, norm=None, act=None, pool=None, drop=None):
-        """A block of given parts."""
         for module in (conv, norm, act, pool, drop):
             instance("a part of a block", module, Module)
         made = cls.__new__(cls)
@@ -148,7 +151,7 @@ class Block(Module):
             pool=self.pool.size if self.pool else 1, quantizer=self.act.quantizer, grad_quantizer=conv.grad_quantizer)
 
     def _fused_first(self, x):
-        """The block on images, or None where their shape is not one that its kernels are made for."""
+        """The block on images; None where no kernel is made for their shape."""
         conv, size = self.conv, self.pool.size if self.pool else 1
         geometry = functional.convolution_of(x, conv.weight, conv.stride, conv.padding, conv.groups)
         real = x.data if x.codes is None else np.empty(0, np.float32)  # what codes will be decoded to

@@ -41,12 +41,12 @@ class _Norm(Module):
 
 
 class BatchNorm(_Norm):
-    """Batch normalisation of the last axis.
+    """Batch normalisation of the last axis (Ioffe and Szegedy, arXiv:1502.03167).
 
     Parameters
     ----------
     channels : size of the last axis
-    momentum : what is kept of the running statistics in each training step
+    momentum : share of the running statistics that a training step keeps, in [0, 1]
     eps : added to the variance
     """
 
@@ -79,7 +79,7 @@ class ShiftBatchNorm(_Norm):
     Parameters
     ----------
     channels : size of the last axis
-    momentum : what is kept of the running statistics in each training step. The authors' program keeps running means and
+    momentum : share of the running statistics that a training step keeps. The authors' program keeps running means and
         inverse deviations and moves them by 1/8 a step
     eps : added to the variance
     """

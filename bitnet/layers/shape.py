@@ -1,4 +1,4 @@
-"""Layers that change shapes: the door of a network, pooling, flattening."""
+"""Layers that change or check shapes: the input of a network, pooling, flattening."""
 
 import math
 
@@ -12,7 +12,7 @@ from bitnet.tensor import Tensor
 ONE = np.float32(1).view(np.uint32)  # the bits of floats from 0 to 1, and of no others, are integers up to this
 
 
-def _range(images):
+def _bounds(images):
     """Smallest and largest number, or (0, 1) for all between these: the usual case, seen in one walk."""
     if images.dtype == np.float32 and images.flags.c_contiguous and images.view(np.uint32).max(initial=0) <= ONE:
         return 0.0, 1.0
@@ -20,9 +20,11 @@ def _range(images):
 
 
 class Images(Module):
-    """The door of a network: images (N, height, width, channels), pixels of uint8 or floats in [0, 1); others are refused."""
+    """The input of a network: lets images (N, height, width, channels) pass, uint8 or floats in [0, 1), and refuses
+    others with a ValueError.
+    """
 
-    is_door = True
+    is_input = True
 
     def __init__(self, height, width, channels):
         self.height, self.width, self.channels = wholes("the size of images", (height, width, channels), low=1)
@@ -38,7 +40,7 @@ class Images(Module):
         if x.codes is None:
             if x.data.dtype.kind != "f":
                 raise ValueError(f"the network takes images of uint8, or floats in [0, 1), got {x.data.dtype}")
-            low, high = _range(x.data)
+            low, high = _bounds(x.data)
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"the network takes floats in [0, 1), which are pixels / 256, got {low:g} to {high:g}")
         return x

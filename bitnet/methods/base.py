@@ -53,7 +53,10 @@ class Recipe:
 
 
 def falling(first, last, times=1):
-    """A schedule: from ``first`` to ``last`` by equal factors, or both as many times larger as lr is; ``times`` over again."""
+    """A schedule for a Recipe: from ``first`` to ``last`` by equal factors, ``times`` over again.
+
+    Where training starts with another lr than ``first``, it ends with another one than ``last``, by the same factor.
+    """
     return lambda lr: optimizers.ExponentialDecay(lr, last * lr / first, times)
 
 
@@ -84,7 +87,7 @@ class Method(Described):
     ValueError : bits that the method does not have.
     """
 
-    family = "method."
+    prefix = "method."
     name = title = ""
     paper = note = ""
     own_bits, free, extends = (32, 32, 32), "", True
@@ -261,6 +264,8 @@ class Method(Described):
 class Place:
     """Where in a tree a layer with weights stands.
 
+    Attributes
+    ----------
     layer : Weighted; block : the Block that it is the convolution of, or None
     first, last : of the layers with weights; quantized : is it to be
     before_last : is the layer after it the last one, and is that in float

@@ -13,7 +13,7 @@ class Optimizer:
     Parameters
     ----------
     parameters : list of Parameter
-    lr : learning rate, may be set at any time; multiplied by each parameter's own ``lr_factor``
+    lr : learning rate, not negative, may be set at any time; multiplied by each parameter's own ``lr_factor``
     weight_decay : L2 penalty, added to each parameter's own ``weight_decay``
     """
 
@@ -26,7 +26,7 @@ class Optimizer:
         self.restart()
 
     def restart(self):
-        """Forget all steps and what was gathered in them: for gradients of another size from now on."""
+        """Forget all steps and the averages of their gradients: from here on gradients are of another size."""
         self.steps = 0
         self.state = [{slot: np.zeros(parameter.shape, parameter.data.dtype) for slot in self.slots}
                       for parameter in self.parameters]
@@ -59,7 +59,6 @@ class Optimizer:
             self.update(array, grad, lr, decay, **state)
 
     def update(self, data, grad, lr, decay, **state):
-        """Update one array in place."""
         raise NotImplementedError
 
     def zero_grad(self):
@@ -84,7 +83,13 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent: v = momentum * v + g; w -= lr * v, or with Nesterov's momentum lr * (g + momentum * v)."""
+    """Stochastic gradient descent: v = momentum * v + g; w -= lr * v, or with ``nesterov`` w -= lr * (g + momentum * v).
+
+    Parameters
+    ----------
+    parameters, lr, weight_decay : see ``Optimizer``
+    momentum : share of v that a step keeps, in [0, 1)
+    """
 
     slots = ("velocity",)
 
@@ -97,7 +102,14 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1)."""
+    """Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
+
+    Parameters
+    ----------
+    parameters, lr, weight_decay : see ``Optimizer``
+    beta1, beta2 : share of the mean of gradients, and of that of their squares, that a step keeps
+    eps : added to the root of the mean of squares
+    """
 
     slots = ("mean", "square")
 
@@ -117,8 +129,8 @@ class ShiftAdaMax(Optimizer):
         v = AP2(max(beta2 * v, |g|)) + eps
         w -= AP2(lr / (1 - beta1**step)) * m / v
 
-    beta1 = 1 - 2**-3, beta2 = 1 - 2**-10 and lr = 2**-10 are the paper's; the authors' Torch code has 0.9, 0.999 and 2**-6,
-    and it is the code that keeps v rounded. ``paper=True`` keeps v as it is and rounds it where it divides.
+    beta1 = 1 - 2**-3, beta2 = 1 - 2**-10 and lr = 2**-10 are the paper's; the authors' Torch program has 0.9, 0.999 and
+    2**-6, and it is the program that keeps v rounded. ``paper=True`` keeps v as it is and rounds it where it divides.
     """
 
     slots = ("mean", "largest")

@@ -1,4 +1,4 @@
-"""Quantizers, one family a file; and all of them by name.
+"""Quantizers, those of a paper in a file; and all of them by name.
 
     names()            every name
     get("twn")         a quantizer, with the paper's defaults

@@ -12,12 +12,11 @@ from bitnet.tensor import Function, as_tensor
 
 
 class Quantizer(Module):
-    """Turns real numbers into codes of ``bits`` bits.
+    """Turns real numbers into codes of ``bits`` bits, 1 to 8; ValueError for others.
 
     Subclasses define ``encode_and_save(array) -> (Codes, saved)`` and, where gradients pass neither straight through nor
-    through a window, ``grad(saved, grad_output)``. ``None`` in the place of a quantizer means full precision. A few methods
-    have levels that no code stands for, or none at all for a while; theirs return a float array, and what consumes it runs in
-    float.
+    under a mask, ``grad(saved, grad_output)``. Where a layer takes a quantizer, ``None`` means full precision. The numbers of a
+    few methods have no codes, always or for a while; their quantizers return a float array, and the next layer runs in float.
 
     A quantizer is a module: it owns what it learns (``scales``), and draws at random in training only.
 
@@ -25,7 +24,7 @@ class Quantizer(Module):
     ----------
     one_scale : is a weight always codes, of a single scale? Otherwise the layer's block is not fused
     scales : Parameter that ``encode_and_save`` gets beside the array, or None
-    rounds_unit, rounds_samples : does it do what fused blocks do to activations, and to gradients, see ``quantizers.dorefa``
+    rounds_unit, rounds_samples : does it round activations, or gradients, just as fused blocks do, see ``quantizers.dorefa``
     """
 
     one_scale = True
@@ -47,18 +46,18 @@ class Quantizer(Module):
         return self.encode_and_save(array)[0]
 
     def encode_and_save(self, array) -> tuple[Codes, object]:
-        """Codes of an array, and whatever ``grad`` will want to know."""
+        """Codes of an array, and what ``grad`` gets as ``saved``."""
         raise NotImplementedError
 
     def grad(self, saved, grad_output):
         """Gradient with respect to the real input, from the one with respect to the quantized output.
 
-        Here: the same, straight through, where ``saved`` is None; else times ``saved``, the window in which it passes.
+        Here: straight through where ``saved`` is None; else times ``saved``, the mask of where it passes.
         """
         return grad_output if saved is None else grad_output * saved
 
     def parameter(self, data):
-        """The Parameter of a layer whose weights it quantizes, from real ones."""
+        """The kind of Parameter that a weight it quantizes is, from real weights: an array."""
         return Parameter(data)
 
     def __call__(self, x):
@@ -93,5 +92,5 @@ _observer = Setting("observer")
 
 
 def observe(observer):
-    """Inside the block, call ``observer(quantizer, codes, saved)`` for every quantizer that runs forward in a graph."""
+    """Inside ``with``, call ``observer(quantizer, codes, saved)`` for every quantizer that runs forward in a graph."""
     return _observer.set_to(observer)

@@ -8,7 +8,6 @@ from bitnet.quantizers.base import Quantizer
 
 
 def hard_sigmoid(x):
-    """clip((x + 1) / 2, 0, 1)."""
     return np.clip((x + 1) / 2, 0, 1)
 
 
@@ -26,7 +25,7 @@ class BinaryConnectWeight(Quantizer):
     Backward:               dw = dw_q, no mask
 
     The latent weight is clipped to [-H, H] after each update (``constraints.Clip``), where the hard sigmoid is not
-    constant. A network trained with stochastic weights is evaluated with its real ones, as the authors' code does.
+    constant. A network trained with stochastic weights is evaluated with its real ones, as in the authors' program.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ class BNNActivation(Quantizer):
     Forward, stochastic:    a_q = +1 with probability hard_sigmoid(x), else -1; evaluation takes the sign
     Backward:               dx = da_q where |x| <= 1, else 0: the gradient of the hard tanh
 
-    The authors' Theano code is deterministic throughout; their Torch code draws the activations in training by default. The two
-    published sets of results differ by that.
+    The authors' Theano program is deterministic throughout; their Torch program draws the activations in training by default.
+    The two published sets of results differ by that.
 
     Parameters
     ----------

@@ -77,8 +77,8 @@ class DoReFaActivation(Quantizer):
         return (own.encode_and_save, own.grad) == (DoReFaActivation.encode_and_save, DoReFaActivation.grad)
 
     def encode_and_save(self, array):
-        values, window = quantize.encode_activation(np.ascontiguousarray(array), self.bits)
-        return Codes(values, self.bits, "unsigned", 1 / self.top), window
+        values, mask = quantize.encode_activation(np.ascontiguousarray(array), self.bits)
+        return Codes(values, self.bits, "unsigned", 1 / self.top), mask
 
     def grad(self, saved, grad_output):
         return quantize.apply_window(np.ascontiguousarray(grad_output), saved)

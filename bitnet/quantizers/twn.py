@@ -19,8 +19,8 @@ class TWNWeight(Quantizer):
     Forward:  T = sign(w) where |w| > Delta, else 0; Delta = 0.7 * mean |w|; w_q = alpha * T, alpha = mean |w| over |w| > Delta
     Backward: dw = dw_q, Delta and alpha being constants, no clipping
 
-    0.7 lies between the best factors for uniform and for normal weights. The authors' code has one Delta and one alpha a layer,
-    and so has this by default; several other implementations have one for each filter.
+    0.7 lies between the best factors for uniform and for normal weights. One Delta and one alpha a layer, the default, is what
+    the authors' program has; several other implementations have one for each filter.
 
     Parameters
     ----------

@@ -31,14 +31,14 @@ class XNORWeight(Quantizer):
     Forward:  w_q = alpha * sign(w), sign(0) = +1, alpha = mean |w| over the n weights of a filter
     Backward: with g = dw_q and m = (|w| < 1),
         "paper"  dw = g * (1/n + alpha * m)
-        "code"   dw = g * (1/n + alpha * m) * (1 - 1/in_channels) * n, as the authors' Torch code scales it for SGD (for Adam,
-                 by another 1e9, which moves no step but for eps and weight decay)
+        "code"   dw = g * (1/n + alpha * m) * (1 - 1/in_channels) * n, as in the authors' Torch program for SGD (for Adam times
+                 another 1e9, which moves no step but for eps and weight decay)
         "exact"  dw = sign(w) / n * sum over the filter of g * sign(w) + alpha * m * g, the derivative with a straight-through
                  sign: the paper's formula with its sum over the filter carried out
 
-    The authors' code also subtracts from the latent weights their mean over input channels and clips them to [-1, 1], each step
-    (``constraints.Centre``, ``constraints.Clip``). Of a single input channel nothing is left by that, and the "code"
-    gradient is 0.
+    Each step, the authors' program also subtracts from the latent weights their mean over input channels and clips them to
+    [-1, 1] (``constraints.Centre``, ``constraints.Clip``). Where there is a single input channel, that leaves zeros, and the
+    "code" gradient is 0.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ class XNORWeight(Quantizer):
     def grad(self, saved, grad_output):
         w, alpha = saved
         n = w.size // w.shape[-1]
-        window = alpha.astype(w.dtype) * (np.abs(w) < 1)
+        passed = alpha.astype(w.dtype) * (np.abs(w) < 1)
         if self.gradient == "exact":
             sign = np.where(w >= 0, w.dtype.type(1), w.dtype.type(-1))
             total = np.sum(grad_output * sign, axis=tuple(range(w.ndim - 1)), dtype=np.float64) / n
-            return sign * total.astype(w.dtype) + window * grad_output
-        factor = w.dtype.type(1 / n) + window
+            return sign * total.astype(w.dtype) + passed * grad_output
+        factor = w.dtype.type(1 / n) + passed
         if self.gradient == "code":
             factor *= w.dtype.type((1 - 1 / w.shape[-2]) * n)
         return grad_output * factor
@@ -79,7 +79,7 @@ class XNORWeight(Quantizer):
 class XNORActivation(Quantizer):
     """Activations of one bit, +-1, of XNOR-Net.
 
-    Forward:  a_q = sign(x), sign(0) = +1 (the authors' Torch code has sign(0) = 0, which no bit can say)
+    Forward:  a_q = sign(x), sign(0) = +1 (the authors' Torch program has sign(0) = 0, which no bit can say)
     Backward: dx = da_q where |x| < 1, else 0
     """
 

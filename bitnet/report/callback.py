@@ -5,7 +5,7 @@ class Callback:
     """What a :class:`Trainer` calls while it trains. Gradients of the step are still there in ``on_step``."""
 
     def measure(self, trainer):
-        """What to add to the record of an epoch before it is saved: a dict. The model must be left as it was."""
+        """What to add to the record of an epoch before it is saved: a dict. The network must be left as it was."""
         return {}
 
     def on_step(self, trainer):

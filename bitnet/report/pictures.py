@@ -1,6 +1,6 @@
 """The pictures of a run.
 
-matplotlib is imported when the first picture is drawn: it takes longer to load than a small model to train a few steps.
+matplotlib is imported when the first picture is drawn: it takes longer to load than a small network to train a few steps.
 """
 
 import io
@@ -58,7 +58,7 @@ def _percent(share):
 
 
 def draw_mistakes(path, dataset, evaluation, title, rows=3, columns=8):
-    """The wrong predictions that the model was most sure of."""
+    """The wrong predictions that the network was most sure of."""
     confidence = evaluation.probabilities.max(axis=1)
     wrong = np.flatnonzero(evaluation.predictions != dataset.targets)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]

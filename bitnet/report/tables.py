@@ -15,7 +15,7 @@ PATHS = ROLES  # their former name
 def layer_table(model, images, targets, loss=functional.softmax_cross_entropy):
     """Run one real training step, without its update, and say what every layer executed.
 
-    The model, its batch norm statistics and all random numbers are as before afterwards. Kernels that this machine has
+    The network, its batch norm statistics and all random numbers are as before afterwards. Kernels that this machine has
     not compiled yet are compiled on the way.
 
     Parameters

@@ -29,7 +29,7 @@ class Evaluation:
 
 
 def evaluate(model, dataset, batch_size=256, stop=lambda: False, task=None):
-    """Classify all images, in eval mode and without gradients; the model's mode is restored.
+    """Classify all images, in eval mode and without gradients; the network's mode is restored.
 
     Parameters
     ----------

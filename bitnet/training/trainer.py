@@ -33,7 +33,7 @@ class Trainer:
 
     Parameters
     ----------
-    model : Module
+    model : Module                   # the network
     train, test : Dataset
     epochs : int                     # of the whole run, those before a resume included
     batch_size : int
