@@ -230,7 +230,7 @@ class _Format1:
             for entry in sorted(os.scandir(self.path.parent), key=lambda entry: entry.name):
                 if entry.is_file() and not left_by_systems(entry.name):
                     stat = entry.stat()
-                    digest.update(f"{entry.name!a} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+                    digest.update(f"{entry.name!a} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
         except OSError as error:
             raise DataError(f"{self.path.parent}: expected readable files, found {error}") from None
         return ["format 1", digest.hexdigest()]

@@ -10,6 +10,12 @@ does not depend on when that was. Writes OUT/results.txt, OUT/results.json, OUT/
 metrics for every method.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the rest is imported leaves no traceback
+
+
 import shlex
 import sys
 from pathlib import Path

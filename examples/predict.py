@@ -6,6 +6,12 @@ Prints a line for each picture: path, class, probability. A digit of a house num
 network of MNIST may be dark or bright, of any size, anywhere on plain paper.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the rest is imported leaves no traceback
+
+
 import argparse
 import math
 import sys

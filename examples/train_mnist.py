@@ -8,6 +8,12 @@ Every method has the network, the optimizer and the schedule of its recipe (bitn
 what train_svhn.py writes. Ctrl-C saves and stops; --resume then gives the same bits as if nothing had happened.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the rest is imported leaves no traceback
+
+
 import sys
 
 import bitnet

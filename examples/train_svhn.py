@@ -8,6 +8,12 @@ OUT/frozen.npz: the network compiled for inference, its weights packed.
 Ctrl-C saves and stops; --resume then gives the same bits as if nothing had happened.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the rest is imported leaves no traceback
+
+
 import sys
 
 from bitnet import methods, models

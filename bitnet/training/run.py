@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -281,6 +282,8 @@ def guarded(train, given, name):
         elif hasattr(getattr(sys, stream), "reconfigure") and threading.current_thread() is threading.main_thread():
             with contextlib.suppress(OSError, ValueError):
                 getattr(sys, stream).reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts leave it while they are imported
     try:
         with execution.use_kernels(given.kernels):
             code = train(given)
@@ -295,7 +298,7 @@ def guarded(train, given, name):
     except OSError as error:
         message, code = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
     except MemoryError as error:
-        message, code = f"there is not enough memory: {error or 'an array did not fit'}", 1
+        message, code = f"there is not enough memory: {str(error) or 'an array did not fit'}", 1
     except NonFiniteError as error:
         message, code = f"{error}; the last good checkpoint is kept, a lower --lr may help", 1
     except ValueError as error:

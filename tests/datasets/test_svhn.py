@@ -1,6 +1,8 @@
 """SVHN in both formats: exact pixels and labels, and one clear sentence for everything that can be wrong."""
 
+import os
 import re
+import shutil
 
 import h5py
 import numpy as np
@@ -229,3 +231,70 @@ def test_format1_of_genuine_photographs_gives_the_official_crops(genuine):
         assert np.array_equal(labels, official.labels[:count])
         difference = np.abs(images.astype(int) - official.images[:count].astype(int))
         assert difference.mean(axis=(1, 2, 3)).max() < 0.25 and difference.max() <= 8
+
+
+def test_photographs_replaced_by_others_of_a_jpeg_are_read_anew(tmp_path, write_struct):
+    write_struct(tmp_path, "train", [("1.jpg", [(5, 5, 30, 30, 1)])])
+    path, seen = tmp_path / "train" / "1.jpg", []
+    for shade in (40, 200):
+        Image.new("RGB", (50, 50), (shade,) * 3).save(path)
+        os.utime(path, ns=(10**18, 10**18))  # as a copy that keeps times leaves it
+        seen.append(load_svhn(tmp_path, "train").images.mean())
+    assert seen[0] == pytest.approx(40, abs=2) and seen[1] == pytest.approx(200, abs=2)
+
+
+@pytest.mark.parametrize("name", ["../1.png", "/etc/passwd", "a/1.png", "..", "c:1.png", "..\\1.png"])
+def test_photographs_lie_beside_their_list(tmp_path, write_struct, write_photograph, name):
+    write_photograph(tmp_path, "train", "1.png")
+    write_photograph(tmp_path, ".", "1.png")
+    write_struct(tmp_path, "train", [(name, [(5, 5, 30, 30, 1)]), ("1.png", [(5, 5, 30, 30, 1)])])
+    with pytest.raises(DataError, match="expected names of files beside it, found"):
+        load_svhn(tmp_path, "train")
+
+
+@pytest.mark.parametrize("lead", ["soft", "external", "elsewhere"])
+def test_a_list_of_photographs_leads_nowhere_else(tmp_path, write_struct, write_photograph, lead):
+    write_photograph(tmp_path, "train", "1.png")
+    write_struct(tmp_path, "train", [("1.png", [(5, 5, 30, 30, 1)])])
+    struct = tmp_path / "train" / "digitStruct.mat"
+    shutil.copy(struct, tmp_path / "other.mat")
+    with h5py.File(struct, "a") as file:
+        names = file["digitStruct/name"]
+        shape, dtype = names.shape, names.dtype
+        del file["digitStruct/name"]
+        if lead == "soft":
+            file["digitStruct/name"] = h5py.SoftLink("/digitStruct/bbox")
+        elif lead == "external":
+            file["digitStruct/name"] = h5py.ExternalLink(str(tmp_path / "other.mat"), "digitStruct/name")
+        else:
+            assert dtype == h5py.ref_dtype
+            file.create_dataset("digitStruct/name", shape, np.uint64, external=[(str(tmp_path / "other.mat"), 0, 8)])
+    with pytest.raises(DataError, match="expected HDF5 .* found otherwise"):
+        load_svhn(tmp_path, "train")
+
+
+def test_a_file_of_version_7_3_is_not_to_be_fetched_again(tmp_path):
+    with h5py.File(tmp_path / "train_32x32.mat", "w", userblock_size=512) as file:
+        file["X"] = np.zeros((5, 3, 32, 32), np.uint8)
+    with open(tmp_path / "train_32x32.mat", "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
+    with pytest.raises(DataError, match="expected a MATLAB file of version 5 .* found version 7.3") as error:
+        load_svhn(tmp_path, "train")
+    assert "again" not in str(error.value)
+
+
+def test_the_official_number_of_images_with_another_md5(tmp_path, write_mat, monkeypatch):
+    write_mat(tmp_path, count=30)
+    monkeypatch.setitem(svhn.OFFICIAL, "train", ("0" * 32, 30, 1))
+    with pytest.warns(UserWarning, match=r"a modified file of 30 images, its md5 [0-9a-f]{32} is not the official 0{32}"):
+        load_svhn(tmp_path, "train")
+
+
+def test_a_folder_that_holds_what_systems_leave_is_an_empty_one(tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"junk")
+    with pytest.raises(DataError) as error:
+        load_svhn(tmp_path, "train")
+    (tmp_path / ".DS_Store").unlink()
+    with pytest.raises(DataError) as empty:
+        load_svhn(tmp_path, "train")
+    assert str(error.value) == str(empty.value)
