@@ -28,6 +28,12 @@ def number(what, value, low=-math.inf, high=math.inf):
     return value
 
 
+def check_name(name):
+    """ValueError where a part of a network cannot have a name: it stands in tables and messages."""
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+        raise ValueError(f"a name must be a text of at most 200 characters that can be printed, got {name!r:.200}")
+
+
 def truth(what, value):
     """``value``; ValueError where it is neither true nor false."""
     if not isinstance(value, bool):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet import execution, random
-from bitnet.checks import number, wholes
+from bitnet.checks import check_name, number, wholes
 from bitnet.description import Described
 from bitnet.settings import Setting
 from bitnet.tensor import Tensor, as_tensor, no_grad
@@ -417,7 +417,10 @@ class Sequential(Module):
 
     @classmethod
     def rebuild(cls, layers):
-        return cls(**{name: _module(module) for name, module in layers.items()})
+        for name, module in layers.items():
+            check_name(name)
+            _module(module)
+        return cls(**layers)
 
     def options(self):
         return {"layers": self.layers}

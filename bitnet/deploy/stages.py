@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet import functional
-from bitnet.checks import LARGEST, whole, wholes
+from bitnet.checks import LARGEST, check_name, whole, wholes
 from bitnet.codes import Codes
 from bitnet.description import rebuild
 from bitnet.kernels.machine import threads
@@ -180,8 +180,9 @@ def build(specs, wire):
         raise ValueError(f"expected a list of stages, got {str(specs)[:60]}")
     stages = []
     for spec in specs:
-        if not isinstance(spec, dict) or not isinstance(spec.get("name"), str) or spec.get("kind") not in KINDS:
-            raise ValueError(f"expected a stage with a name and one of the kinds {', '.join(KINDS)}, got {str(spec)[:60]}")
+        if not isinstance(spec, dict) or spec.get("kind") not in KINDS:
+            raise ValueError(f"expected a stage of one of the kinds {', '.join(KINDS)}, got {str(spec)[:60]}")
+        check_name(spec.get("name"))
         options = {key: value for key, value in spec.items() if key not in ("kind", "name")}
         stages.append(KINDS[spec["kind"]](spec["name"], wire, options))
         wire = stages[-1].after

@@ -11,7 +11,7 @@ from bitnet.tensor import Function, as_tensor
 
 def pair(value):
     """(vertical, horizontal) from one number or two."""
-    return (value, value) if np.ndim(value) == 0 else tuple(value)
+    return tuple(value) if isinstance(value, (list, tuple, np.ndarray)) else (value, value)
 
 
 class Clip(Function):

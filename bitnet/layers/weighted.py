@@ -101,8 +101,10 @@ class Conv2d(Weighted):
         wholes("channels and groups", (in_channels, out_channels, groups), low=1)
         kernel = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
         wholes("the stride of a convolution", functional.pair(stride), 2, 1)
-        for one in functional.pair(padding) if padding != "same" else ():
-            wholes("the padding of a convolution", functional.pair(one), 2)
+        if padding != "same":
+            sides = padding if isinstance(padding, (list, tuple)) else (padding, padding)
+            for side in sides if len(sides) == 2 else [sides]:
+                wholes("the padding of a convolution", functional.pair(side), 2)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"expected positive numbers of channels that {groups} groups divide, got {in_channels} and "
                              f"{out_channels}")

@@ -223,6 +223,8 @@ def stages_with(arrays, change):
     lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(out=10**7)),
     lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(kernel=[3, "3"])),
     lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(name="../x")),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"][-1].update(name="\x1b[2J"))
+        | {"fc.weight": None, "fc.bias": None, "\x1b[2J.weight": arrays["fc.weight"], "\x1b[2J.bias": arrays["fc.bias"]},
     lambda arrays: {"network": np.array("[" * 100_000)},
 ])
 def test_a_file_that_lies_is_refused_before_anything_is_built(file, change):

@@ -22,7 +22,8 @@ def small():
 @pytest.mark.parametrize("make", [
     lambda: layers.MaxPool((2,)), lambda: layers.AvgPool(2, "2"), lambda: layers.Images(0.5, 40, 3),
     lambda: layers.Reshape([2.0]), lambda: layers.Conv2d(3, 4, "3"), lambda: layers.Conv2d(3, 4, 3, stride=0),
-    lambda: layers.Conv2d(3, 4, 3, padding=[1.5, 1]), lambda: layers.Conv2d(3, 4, 3, weight_quantizer=7),
+    lambda: layers.Conv2d(3, 4, 3, padding=[1.5, 1]), lambda: layers.Conv2d(3, 4, 3, padding=[[1], 1]),
+    lambda: layers.Conv2d(3, 4, 3, padding=[[], []]), lambda: layers.Conv2d(3, 4, 3, weight_quantizer=7),
     lambda: layers.Linear(True, 2), lambda: layers.Activation(max), lambda: layers.Clip((0,), 1),
     lambda: layers.Clip(0, 10**30), lambda: layers.Dropout("0.5"), lambda: layers.BatchNorm(2, eps="x"),
     lambda: layers.Block.of("conv norm pool act", "conv"),
