@@ -151,6 +151,8 @@ class Store:
             return None
         target_context.refresh()
         path = self._path(signature, target_context.codegen())
+        if not os.path.isfile(path):  # none there, or a pipe, which would be waited for
+            return None
         try:
             content = Path(path).read_bytes()
         except OSError:
