@@ -24,7 +24,7 @@ from bitnet.datasets import DataError
 from bitnet.kernels.machine import compile, threads
 from bitnet.report import profile
 from bitnet.report.inside import Inside
-from bitnet.storage import Checkpoint, CheckpointError, load_checkpoint
+from bitnet.storage import Checkpoint, CheckpointError, load_checkpoint, plain
 from bitnet.storage.checkpoint import validated_run
 from bitnet.training.evaluation import evaluate
 from bitnet.training.finite import NonFiniteError
@@ -41,6 +41,23 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, script, text):
         super().__init__(prog=Path(script).name, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self, *args, **options):
+        given = super().parse_args(*args, **options)
+        given.parser = self
+        return given
+
+    def takes(self, option, value):
+        """Is it a value that an option can be given, as JSON keeps it?"""
+        action = next(action for action in self._actions if action.dest == option)
+        if action.nargs == 0:
+            return isinstance(value, bool)
+        try:
+            parsed = self._get_value(action, ",".join(map(str, value)) if isinstance(value, list) else str(value))
+            self._check_value(action, parsed)
+        except argparse.ArgumentError:
+            return False
+        return parsed == value
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; --help shows all options\n")
@@ -150,6 +167,9 @@ def open_run(given, defaults, name, epochs):
     refuse_contradictions(path, saved, {option: value for option, value in asked.items() if option != "data"})
     settings = defaults | {option: saved[option] for option in defaults if option in saved}
     settings["data"] = asked.get("data", more["notes"].get("data"))
+    for option, value in settings.items():
+        if not (given.parser.takes(option, value) or value is defaults[option] is None):
+            raise CheckpointError(f"{path}: expected the settings of a run of this script, found {option} {plain(value)!r}")
     total = given.epochs or more["epochs"]
     if total < more["epoch"]:
         raise UsageError(f"{path}: expected --epochs {more['epoch']} or more, the number trained already, "

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from bitnet.kernels.machine.arrays import all_finite
 from bitnet.storage import load_checkpoint
+from bitnet.storage.checkpoint import _checksum
 from bitnet.training import Trainer
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_svhn.py"
@@ -267,6 +269,22 @@ class TestResume:
         for path in svhn.iterdir():
             (other / path.name).write_bytes(path.read_bytes())
         assert run("--resume", "--data", str(other))[0] == 0
+
+    @pytest.mark.parametrize(("option", "value"), [
+        ("bits", [1, "", 4]), ("bits", None), ("model", "X\x1b"), ("method", ["bnn"]), ("lr", "quick"), ("lr_decay", -1),
+        ("lr_decay_epochs", 0), ("batch_size", 8.5), ("seed", True), ("extra", 1), ("data", 7),
+    ])  # fmt: skip
+    def test_settings_that_no_option_can_have(self, run, finished, train_svhn, in_process, option, value):
+        with h5py.File(run.out / "checkpoint.h5", "a") as file:
+            meta = json.loads(file["meta"][()])
+            meta["more"]["notes" if option == "data" else "config"][option] = value
+            arrays = {f"{group}/{name}": data[()] for group in ("model", "optimizer") for name, data in file[group].items()}
+            del file["meta"]
+            file["meta"] = json.dumps(meta)
+            file.attrs["checksum"] = _checksum(json.dumps(meta), arrays)
+        result = in_process(train_svhn.main, "--resume", "--out", str(run.out))
+        refused(result, f"expected the settings of a run of this script, found {option} ")
+        assert result[2][:-1].isprintable()
 
     def test_no_checkpoint(self, run):
         refused(run("--resume"), "expected a run to resume, found no checkpoint.h5")
