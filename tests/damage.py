@@ -25,6 +25,7 @@ from PIL import Image
 import bitnet
 from bitnet import Residual, Sequential, datasets, methods, models
 from bitnet.execution import dispatch
+from bitnet.kernels.machine import compile
 from bitnet.layers import AvgPool, Block, Conv2d, Flatten, Images, Linear
 from bitnet.storage.checkpoint import _checksum
 
@@ -110,6 +111,17 @@ def make(sound):
     times = {kind: {"popcount": 1.0, "byte_dot": 2.0} for kind in sorted(known.costs)}
     text = json.dumps({"machine": dispatch.machine(), "milliseconds": times})
     (folder("times") / Path(known.path).name).write_text(text)
+    kept(folder("kernels"))
+
+
+def twice(x):
+    return x + x
+
+
+def kept(folder):
+    """What a compiled function gives that is kept in a folder."""
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    return {"y": compile.kernel(twice)(np.arange(5))}
 
 
 def script(name):

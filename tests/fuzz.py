@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import tqdm
-from damage import TESTS, make, prepared, script
+from damage import TESTS, kept, make, prepared, script
 
 import bitnet
 from bitnet import datasets
@@ -90,15 +90,19 @@ def state(path):
     return {"net": json.dumps([one.description, one.more])} | one.model | {(key,): one.optimizer[key] for key in one.optimizer}
 
 
-def forward(path):
+def used(path):
+    """What one does with a network: look at it, give it images, freeze it."""
     net = bitnet.load(path)
-    shape = net.input_shape
+    shape, lines = net.input_shape, repr(net).splitlines()
     if shape is not None and np.prod(shape, dtype=object) <= 1 << 18:
-        with bitnet.no_grad(), np.errstate(all="ignore"):
-            try:
-                net(np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8))
-            except ValueError as error:
-                check_text(str(error))
+        images = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
+        for use in (lambda: net(images), lambda: lines.extend(net.summary().splitlines()), lambda: bitnet.freeze(net)):
+            with bitnet.no_grad(), np.errstate(all="ignore"):
+                try:
+                    use()
+                except ValueError as error:
+                    lines.append(str(error))
+    [check_text(line, "a line about a network") for line in lines]
 
 
 def chosen(times, net):
@@ -115,7 +119,7 @@ def entries(sample, folder, sound, by_chance):
     if by_chance and kind in ("h5", "npz", "run"):
         yield "bitnet.load", lambda: same(state(path), state(sound / sample / path.name))
     if kind in ("h5", "npz"):
-        yield "bitnet.load and a forward pass", lambda: forward(path)
+        yield "bitnet.load and use", lambda: used(path)
         yield "predict.py", lambda: scripted("predict", path, sound / "pictures" / "a.png")
     elif sample == "run":
         yield "train_svhn.py --resume", lambda: scripted("train_svhn", "--resume", "--out", folder, "--epochs", 2)
@@ -137,6 +141,8 @@ def entries(sample, folder, sound, by_chance):
     elif sample == "results":
         yield "compare_methods.py", lambda: scripted("compare_methods", "--methods", "bnn", "binaryconnect", "--minutes", 0.001,
                                                      "--data", sound / "mnist", "--out", folder)  # fmt: skip
+    elif sample == "kernels":
+        yield "compiled kernels", lambda: same(kept(folder), {"y": 2 * np.arange(5)})
     elif sample == "times":
         yield "kernel times", lambda: same(*(chosen(one, sound / "svhn-h5" / "net.h5") for one in both))
 
