@@ -106,7 +106,7 @@ class Reader:
 
 def geometry(conv):
     """The options of a product that a Conv tells."""
-    return {"kernel": list(conv.kernel), "stride": list(conv.stride), "padding": [list(pair) for pair in conv.padding],
+    return {"kernel": list(conv.kernel_size), "stride": list(conv.stride), "padding": [list(pair) for pair in conv.padding],
             "groups": conv.groups, "out": conv.out_channels}
 
 
@@ -162,11 +162,10 @@ def _(module, name, out):
         READERS[layers.Conv2d](module, name, out)
         return
     conv, _ = module.geometry(out.wire.shape)
-    taps = math.prod(conv.kernel)
 
     def scale_map(way):
         way.add(MeanMagnitude, f"{name}.magnitude")
-        way.product(f"{name}.map", Conv(1, 1, *conv[2:5]), np.full((*conv.kernel, 1, 1), 1 / taps, np.float32))
+        way.product(f"{name}.map", Conv(1, 1, *conv[2:5]), np.full((*conv.kernel_size, 1, 1), 1 / conv.tap_count, np.float32))
 
     out.join("product", f"{name}.scaled", lambda way: READERS[layers.Conv2d](module, name, way), scale_map)
 

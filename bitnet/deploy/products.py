@@ -27,9 +27,9 @@ TERMS = 1 << 12   # of a weight, at most
 class Product(Stage):
     """A convolution, or a fully connected layer, of what enters with weights: real numbers leave.
 
-    Options: kernel, stride, padding, groups as those of ``Conv``; out, its output channels; bias, whether there is one; weight,
-    {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or null for real numbers;
-    "terms" beside them where the weight is a sum of so many codes, each with such scales.
+    Options: kernel, the size of a filter; stride, padding, groups as those of ``Conv``; out, its output channels; bias, whether
+    there is one; weight, {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or
+    null for real numbers; "terms" beside them where the weight is a sum of so many codes, each with such scales.
     Arrays: planes, uint8 (terms * bits, bytes), the bit planes of the weight's codes in C order of (kh, kw, in, out), packed as
     ``numpy.packbits`` does with bitorder="little", and scale, float64, or weight, float32; bias, float32 (out,).
 
@@ -76,7 +76,7 @@ class Product(Stage):
 
     def _plan_sums(self):
         conv, w = self.conv, self.weights
-        self.bound = top(self.before) * top(w) * conv.group_in * conv.kernel[0] * conv.kernel[1]
+        self.bound = top(self.before) * top(w) * conv.group_in * conv.tap_count
         if w.encoding == "unsigned" or 2 * self.bound >= 1 << 31:
             raise ValueError(f"expected bipolar or ternary weights and sums that fit int32, got {w.encoding} ones and sums up "
                              f"to {self.bound}")
@@ -146,8 +146,8 @@ class Product(Stage):
         return y if self["bias"] is None else norm.channel_affine(y, np.ones_like(self["bias"]), self["bias"])
 
     def about(self):
-        kernel = "x".join(map(str, self.conv.kernel))
-        return f"{kernel} {'integers, then ' if self.on_codes else ''}float32"
+        sides = "x".join(map(str, self.conv.kernel_size))
+        return f"{sides} {'integers, then ' if self.on_codes else ''}float32"
 
     @property
     def widths(self):
@@ -248,5 +248,5 @@ class Thresholds(Product):
         return y
 
     def about(self):
-        kernel, pool = "x".join(map(str, self.conv.kernel)), self.options["pool"]
-        return f"{kernel} integers{f', max pool {pool[0]}' if pool else ''}, thresholds"
+        sides, pool = "x".join(map(str, self.conv.kernel_size)), self.options["pool"]
+        return f"{sides} integers{f', max pool {pool[0]}' if pool else ''}, thresholds"

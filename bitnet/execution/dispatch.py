@@ -69,7 +69,7 @@ class Product(NamedTuple):
         """What is looked up in the table, in words."""
         (top, bottom), (left, right) = self.conv.padding
         batch = 1 << (self.batch - 1).bit_length()
-        return (f"{self.role} {self.conv.in_channels}>{self.conv.out_channels} {self.conv.kernel[0]}x{self.conv.kernel[1]}"
+        return (f"{self.role} {self.conv.in_channels}>{self.conv.out_channels} {'x'.join(map(str, self.conv.kernel_size))}"
                 f" stride {self.conv.stride[0]},{self.conv.stride[1]} padding {top},{bottom},{left},{right} groups "
                 f"{self.conv.groups} of {batch}x{self.size[0]}x{self.size[1]}, {self.lhs[0]} {self.lhs[1]} x "
                 f"{self.rhs[0]} {self.rhs[1]}, threads {threads.get_threads()}")

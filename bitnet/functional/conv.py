@@ -94,8 +94,9 @@ def convolution_of(x, weight, stride=1, padding=0, groups=1):
     if len(x.shape) != 4 or len(weight.shape) != 4:
         raise ValueError("conv2d takes images (N, H, W, C) and weights (kh, kw, C, F), "
                          f"got shapes {x.shape} and {weight.shape}")
-    kernel, stride = weight.shape[:2], pair(stride)
-    conv = Conv(x.shape[3], weight.shape[3], kernel, stride, paddings(padding, x.shape[1:3], kernel, stride), groups).check()
+    kernel_size, stride = weight.shape[:2], pair(stride)
+    padding = paddings(padding, x.shape[1:3], kernel_size, stride)
+    conv = Conv(x.shape[3], weight.shape[3], kernel_size, stride, padding, groups).check()
     if weight.shape != conv.weight_shape:
         raise ValueError(f"the weight must have shape {conv.weight_shape} for {x.shape[3]} input channels in {groups} groups, "
                          f"got {weight.shape}")

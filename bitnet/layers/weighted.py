@@ -99,7 +99,7 @@ class Conv2d(Weighted):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=False,
                  weight_quantizer=None, input_quantizer=None, grad_quantizer=None, weight_decay=0.0, rng=None):
         wholes("channels and groups", (in_channels, out_channels, groups), low=1)
-        kernel = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
+        sides = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
         wholes("the stride of a convolution", functional.pair(stride), 2, 1)
         if padding != "same":
             sides = padding if isinstance(padding, (list, tuple)) else (padding, padding)
@@ -110,8 +110,8 @@ class Conv2d(Weighted):
                              f"{out_channels}")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding, self.groups, self.weight_decay = stride, padding, groups, weight_decay
-        shape = (*kernel, in_channels // groups, out_channels)
-        self._make(shape, kernel[0] * kernel[1] * in_channels // groups, bias, weight_decay,
+        shape = (*sides, in_channels // groups, out_channels)
+        self._make(shape, sides[0] * sides[1] * in_channels // groups, bias, weight_decay,
                    (weight_quantizer, input_quantizer, grad_quantizer), rng)
 
     def options(self):
@@ -125,9 +125,9 @@ class Conv2d(Weighted):
     def geometry(self, shape):
         if len(shape) != 3 or shape[2] != self.in_channels:
             raise ValueError(f"{self.name or 'the convolution'} takes images (H, W, {self.in_channels}), got shape {shape}")
-        kernel, stride = self.weight.shape[:2], functional.pair(self.stride)
-        padding = functional.paddings(self.padding, shape[:2], kernel, stride)
-        return Conv(self.in_channels, self.out_channels, kernel, stride, padding, self.groups).check(), shape[:2]
+        sides, stride = self.weight.shape[:2], functional.pair(self.stride)
+        padding = functional.paddings(self.padding, shape[:2], sides, stride)
+        return Conv(self.in_channels, self.out_channels, sides, stride, padding, self.groups).check(), shape[:2]
 
     def flow(self, signal, visit):
         signal, _ = self._operands(signal, visit)

@@ -38,8 +38,8 @@ class XNORConv2d(Conv2d):
         y = super().forward(x)
         if not self.scale_map:
             return y
-        kernel = self.weight.shape[:2]
+        sides = self.weight.shape[:2]
         magnitude = functional.mean_magnitude(x if self.through_map else x.detach())
-        box = Tensor(np.full((*kernel, 1, 1), 1 / (kernel[0] * kernel[1]), x.data.dtype))
+        box = Tensor(np.full((*sides, 1, 1), 1 / (sides[0] * sides[1]), x.data.dtype))
         with execution.layer(f"{self.name}.map"):
             return y * functional.conv2d(magnitude, box, None, self.stride, self.padding)

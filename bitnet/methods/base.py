@@ -295,10 +295,10 @@ def places_of(tree, ends):
     tree.trace(Signal(tree.input_shape), lambda module, before, after: sizes.setdefault(id(module), before.shape))
     for place in places:
         place.quantized = ends or not (place.first or place.last)
-        kernel, size = place.layer.weight.shape[:-2], sizes.get(id(place.layer))
-        area = int(np.prod(kernel))
+        sides, size = place.layer.weight.shape[:-2], sizes.get(id(place.layer))
+        area = int(np.prod(sides))
         # a filter that covers its image is a fully connected layer: each input meets each filter once
-        covers = size is not None and len(size) == 3 and tuple(size[:2]) == tuple(kernel)
+        covers = size is not None and len(size) == 3 and tuple(size[:2]) == tuple(sides)
         place.fans = int(np.prod(place.layer.weight.shape[:-1])), place.layer.weight.shape[-1] * (1 if covers else area)
     return places
 

@@ -81,7 +81,7 @@ class DoReFaActivation(Quantizer):
         return Codes(values, self.bits, "unsigned", 1 / self.top), mask
 
     def grad(self, saved, grad_output):
-        return quantize.apply_window(np.ascontiguousarray(grad_output), saved)
+        return quantize.apply_mask(np.ascontiguousarray(grad_output), saved)
 
 
 class DoReFaGradient(Quantizer):

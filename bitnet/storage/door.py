@@ -1,4 +1,4 @@
-"""The door for files of strangers: what may be read, and how large that may be, is checked before anything is read.
+"""Checks of files that strangers made: what may be read, and how large that may be, before anything is read.
 
 Only regular files come in. Sizes that a file claims are compared with what it can hold and with what is expected. Texts of a
 file stand in error messages as plain characters, and shortened.

@@ -251,7 +251,7 @@ for name, codes in (("activation", x), ("weight", w), ("gradient", g)):
     scale = np.ravel(codes.scale)[0]
     print(f"{name:10} {codes.bits} bits {codes.encoding:8} scale {scale:.4f}  levels {codes.levels().ravel()[:8]}")
 
-conv = Conv(in_channels=1000, out_channels=1, kernel=(1, 1))
+conv = Conv(in_channels=1000, out_channels=1, kernel_size=(1, 1))
 for left in (x, g):
     ours, plain = products.forward("popcount", left, w, conv), reference.forward(left.levels(), w.levels(), conv)
     assert ours.item() == plain.item() == left.levels().ravel() @ w.levels().ravel()

@@ -128,10 +128,10 @@ def encode_symmetric(t, largest, bits):
 # Activations
 
 @kernel
-def _encode_activation(start, stop, x, top, codes, window):
+def _encode_activation(start, stop, x, top, codes, mask):
     for i in range(start * TILE, min(stop * TILE, x.size)):
         value = at(x, i)
-        put(window, i, np.uint8((value >= 0) & (value <= 1)))
+        put(mask, i, np.uint8((value >= 0) & (value <= 1)))
         put(codes, i, activation_code(value, top))
 
 
@@ -141,24 +141,24 @@ def encode_activation(x, bits):
     Returns
     -------
     codes : uint8 array of x's shape, rint((2**bits - 1) * clip(x, 0, 1)), halves to even
-    window : uint8 array of x's shape, 1 where 0 <= x <= 1: where the gradient passes
+    mask : uint8 array of x's shape, 1 where 0 <= x <= 1: where the gradient passes
     """
-    codes, window = np.empty(x.shape, np.uint8), np.empty(x.shape, np.uint8)
+    codes, mask = np.empty(x.shape, np.uint8), np.empty(x.shape, np.uint8)
     threads.run(_encode_activation, tiles_of(x.size), x.reshape(-1), x.dtype.type((1 << bits) - 1), codes.reshape(-1),
-                window.reshape(-1))
-    return codes, window
+                mask.reshape(-1))
+    return codes, mask
 
 
 @kernel
-def _apply_window(start, stop, g, window, out):
+def _apply_mask(start, stop, g, mask, out):
     for i in range(start * TILE, min(stop * TILE, g.size)):
-        put(out, i, at(g, i) if at(window, i) else g.dtype.type(0))
+        put(out, i, at(g, i) if at(mask, i) else g.dtype.type(0))
 
 
-def apply_window(g, window):
-    """``g`` where ``window`` (uint8) is not 0, else 0."""
+def apply_mask(g, mask):
+    """``g`` where ``mask`` (uint8) is not 0, else 0."""
     out = np.empty(g.shape, g.dtype)
-    threads.run(_apply_window, tiles_of(g.size), g.reshape(-1), window.reshape(-1), out.reshape(-1))
+    threads.run(_apply_mask, tiles_of(g.size), g.reshape(-1), mask.reshape(-1), out.reshape(-1))
     return out
 
 

@@ -1,6 +1,6 @@
-"""The three products of a convolution on codes: the door through which every kernel family is called.
+"""The three products of a convolution on codes: where every kernel family is called.
 
-Here operands are checked and shapes brought to the form that the kernels like; behind it kernels trust their arguments.
+Operands are checked here, and shapes brought to the form that kernels want, which then trust their arguments.
 A family is a module with three functions ``forward``, ``input_grad`` and ``weight_grad``. All families return the same
 integers, so which one runs is a matter of speed alone.
 """
@@ -40,7 +40,7 @@ def _check_range(lhs, rhs, length):
 
 def accumulator_type(lhs, rhs, conv):
     """The type of a forward product's results: int16 where no sum can exceed it, else int32."""
-    largest = top(lhs) * top(rhs) * conv.group_in * conv.kernel[0] * conv.kernel[1]
+    largest = top(lhs) * top(rhs) * conv.group_in * conv.tap_count
     return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
 
 
@@ -69,7 +69,7 @@ def forward(family, x, w, conv, scale=None):
     samples, height, width, _ = x.values.shape
     x = _checked(x, "input", (samples, height, width, conv.in_channels), ("unsigned", "bipolar", "ternary"))
     w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
-    _check_range(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    _check_range(x, w, conv.group_in * conv.tap_count)
     dtype, scale = accumulator_type(x, w, conv), None if scale is None else _checked_scale(scale, samples)
     shape = (samples, *conv.output_size(height, width), conv.out_channels)
     conv, size = conv.flattened(height, width)
@@ -100,7 +100,7 @@ def input_grad(family, g, w, conv, size, scale):
     g = _checked(g, "gradient", (samples, *conv.output_size(*size), conv.out_channels), ("bipolar", "ternary"))
     w = _checked(w, "weight", conv.weight_shape, ("bipolar", "ternary"))
     scale = _checked_scale(scale, samples)
-    _check_range(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
+    _check_range(g, w, conv.group_out * conv.tap_count)
     shape = (samples, *size, conv.in_channels)
     if samples == 0:
         return np.zeros(shape, np.float32)

@@ -24,14 +24,14 @@ OUTPUTS = 256         # columns of one tile of a fully connected layer
 
 
 @inlined
-def _run(origin, kernel_x, width):
+def _run(origin, taps_x, width):
     """The taps of one filter row that lie in an image row of ``width``, if its first one lies at ``origin``."""
-    first = min(max(0, -origin), kernel_x)
-    return first, max(first, min(kernel_x, width - origin))
+    first = min(max(0, -origin), taps_x)
+    return first, max(first, min(taps_x, width - origin))
 
 
 @kernel
-def _im2col(x, columns, samples, height, width, channels, out_height, out_width, kernel_y, kernel_x, stride_y, stride_x, top,
+def _im2col(x, columns, samples, height, width, channels, out_height, out_width, taps_y, taps_x, stride_y, stride_x, top,
             left, first, depth):
     """Rows of ``columns`` (n, OH, OW, kh, kw, depth) from channels first .. first + depth - 1 of x (n, H, W, C)."""
     zero = x.dtype.type(0)
@@ -40,11 +40,11 @@ def _im2col(x, columns, samples, height, width, channels, out_height, out_width,
         for oy in range(out_height):
             for ox in range(out_width):
                 origin = ox * stride_x - left
-                start, stop = _run(origin, kernel_x, width)
-                for ky in range(kernel_y):
+                start, stop = _run(origin, taps_x, width)
+                for ky in range(taps_y):
                     y = oy * stride_y + ky - top
                     if y < 0 or y >= height:
-                        for i in range(kernel_x * depth):
+                        for i in range(taps_x * depth):
                             put(columns, target + i, zero)
                     else:
                         source = ((n * height + y) * width + origin) * channels + first
@@ -57,13 +57,13 @@ def _im2col(x, columns, samples, height, width, channels, out_height, out_width,
                             for kx in range(start, stop):
                                 for c in range(depth):
                                     put(columns, target + kx * depth + c, at(x, source + kx * channels + c))
-                        for i in range(stop * depth, kernel_x * depth):
+                        for i in range(stop * depth, taps_x * depth):
                             put(columns, target + i, zero)
-                    target += kernel_x * depth
+                    target += taps_x * depth
 
 
 @kernel
-def _col2im(columns, x, samples, height, width, channels, out_height, out_width, kernel_y, kernel_x, stride_y, stride_x, top,
+def _col2im(columns, x, samples, height, width, channels, out_height, out_width, taps_y, taps_x, stride_y, stride_x, top,
             left, first, depth):
     """Add every entry of ``columns`` to the pixel that im2col read it from."""
     source = 0
@@ -71,8 +71,8 @@ def _col2im(columns, x, samples, height, width, channels, out_height, out_width,
         for oy in range(out_height):
             for ox in range(out_width):
                 origin = ox * stride_x - left
-                start, stop = _run(origin, kernel_x, width)
-                for ky in range(kernel_y):
+                start, stop = _run(origin, taps_x, width)
+                for ky in range(taps_y):
                     y = oy * stride_y + ky - top
                     if 0 <= y < height:
                         target = ((n * height + y) * width + origin) * channels + first
@@ -84,21 +84,21 @@ def _col2im(columns, x, samples, height, width, channels, out_height, out_width,
                                 for c in range(depth):
                                     i = target + kx * channels + c
                                     put(x, i, at(x, i) + at(columns, source + kx * depth + c))
-                    source += kernel_x * depth
+                    source += taps_x * depth
 
 
-def _window(conv):
-    return (*conv.kernel, *conv.stride, conv.padding[0][0], conv.padding[1][0])
+def _numbers(conv):
+    return (*conv.kernel_size, *conv.stride, conv.padding[0][0], conv.padding[1][0])
 
 
 def _tile_samples(conv, out_size, itemsize):
     """Samples whose im2col fills a tile."""
-    per_sample = out_size[0] * out_size[1] * conv.kernel[0] * conv.kernel[1] * conv.group_in * itemsize
+    per_sample = out_size[0] * out_size[1] * conv.tap_count * conv.group_in * itemsize
     return max(1, TILE_BYTES // per_sample)
 
 
 def _is_pointwise(conv):
-    return conv.kernel == conv.stride == (1, 1) and conv.padding == ((0, 0), (0, 0)) and conv.groups == 1
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == ((0, 0), (0, 0)) and conv.groups == 1
 
 
 def _is_fully_connected(conv, size):
@@ -111,12 +111,12 @@ def _columns_of(x, conv, out_size, group, buffer):
     if _is_pointwise(conv):
         return x.reshape(-1, conv.in_channels)
     columns = buffer[:len(x)]
-    _im2col(x.reshape(-1), columns.reshape(-1), *x.shape, *out_size, *_window(conv), group * conv.group_in, conv.group_in)
+    _im2col(x.reshape(-1), columns.reshape(-1), *x.shape, *out_size, *_numbers(conv), group * conv.group_in, conv.group_in)
     return columns.reshape(len(x) * out_size[0] * out_size[1], -1)
 
 
 def _buffer(samples, conv, out_size, dtype):
-    return np.empty((samples, *out_size, *conv.kernel, conv.group_in), dtype)
+    return np.empty((samples, *out_size, *conv.kernel_size, conv.group_in), dtype)
 
 
 def _over(work, size, tile):
@@ -196,7 +196,7 @@ def input_grad(g, w, conv, size):
             flat = part.reshape(-1, conv.group_out)
             np.matmul(flat, weight[:, group].T, out=buffer.reshape(len(flat), -1))
             _col2im(buffer.reshape(-1), grad[first:last].reshape(-1), last - first, *size, conv.in_channels, *out_size,
-                    *_window(conv), group * conv.group_in, conv.group_in)
+                    *_numbers(conv), group * conv.group_in, conv.group_in)
 
     _over(work, len(g), tile)
     return result
@@ -219,7 +219,7 @@ def weight_grad(g, x, conv):
         return product_over_samples(x.reshape(len(x), -1), g.reshape(len(g), -1)).reshape(shape)
     parts = min(PARTS, len(x))
     bounds = [len(x) * part // parts for part in range(parts + 1)]
-    partial = np.zeros((parts, conv.groups, conv.kernel[0] * conv.kernel[1] * conv.group_in, conv.group_out), x.dtype)
+    partial = np.zeros((parts, conv.groups, conv.tap_count * conv.group_in, conv.group_out), x.dtype)
     tile = _tile_samples(conv, out_size, x.itemsize)
 
     def work(part, _):

@@ -39,7 +39,7 @@ LINES = 5     # vectors of weights that are summed in one visit of a patch, in f
 
 def serves(x, conv):
     """Is this a convolution that the kernels here are made for?"""
-    return x.dtype == np.float32 and conv.groups == 1 and conv.in_channels * conv.kernel[1] <= RUN
+    return x.dtype == np.float32 and conv.groups == 1 and conv.in_channels * conv.kernel_size[1] <= RUN
 
 
 def _pitch(conv, size):
@@ -53,7 +53,7 @@ def _tables(conv, size):
     height, width = conv.output_size(*size)
     pitch = _pitch(conv, size)
     starts = np.arange(height)[:, None] * conv.stride[0] * pitch + np.arange(width) * conv.stride[1] * conv.in_channels
-    offsets = np.arange(conv.kernel[0])[:, None] * pitch + np.arange(conv.kernel[1] * conv.in_channels)
+    offsets = np.arange(conv.kernel_size[0])[:, None] * pitch + np.arange(conv.kernel_size[1] * conv.in_channels)
     return starts, offsets.ravel()
 
 
@@ -238,10 +238,10 @@ def block_grads(g, route, x, conv, pool):
     grad_weight : float32 array (kh, kw, C, F); grad_bias : float32 array (F,), summed in float64
     """
     size, channels = x.shape[1:3], conv.out_channels
-    pitch, run = _pitch(conv, size), conv.kernel[1] * conv.in_channels
+    pitch, run = _pitch(conv, size), conv.kernel_size[1] * conv.in_channels
     windows, positions = _window_tables(conv, size, pool)
     vectors = -(-run // COLUMNS)  # of a filter row; the last one reads past the row, and what it sums there is dropped
-    lines = (np.arange(conv.kernel[0])[:, None] * pitch + np.arange(vectors) * COLUMNS).reshape(-1)
+    lines = (np.arange(conv.kernel_size[0])[:, None] * pitch + np.arange(vectors) * COLUMNS).reshape(-1)
     padded = np.append(lines, np.zeros(-len(lines) % LINES, np.int64))
     parts = max(1, min(PARTS, len(x)))
     bounds = np.array([len(x) * part // parts for part in range(parts + 1)])
@@ -255,7 +255,7 @@ def block_grads(g, route, x, conv, pool):
     total = partial[0]
     for part in partial[1:]:
         total += part
-    grad = total[:, :len(lines)].reshape(channels, conv.kernel[0], -1)[..., :run]  # (F, kh, kw * C)
+    grad = total[:, :len(lines)].reshape(channels, conv.kernel_size[0], -1)[..., :run]  # (F, kh, kw * C)
     return np.ascontiguousarray(grad.transpose(1, 2, 0)).reshape(conv.weight_shape), sums.sum(axis=0).astype(np.float32)
 
 

@@ -78,19 +78,19 @@ def plane_bits(codes):
 class Conv(NamedTuple):
     """A two-dimensional convolution (cross-correlation, as the field uses the word).
 
-    kernel, stride and padding are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)) zeros.
+    kernel_size (of a filter) and stride are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)) zeros.
     """
 
     in_channels: int
     out_channels: int
-    kernel: tuple
+    kernel_size: tuple
     stride: tuple = (1, 1)
     padding: tuple = ((0, 0), (0, 0))
     groups: int = 1
 
     def check(self):
         """Raise ValueError where the numbers do not make a convolution; return self."""
-        if min(self.in_channels, self.out_channels, self.groups, *self.kernel, *self.stride) < 1:
+        if min(self.in_channels, self.out_channels, self.groups, *self.kernel_size, *self.stride) < 1:
             raise ValueError(f"channels, groups, kernel size and stride must be positive, got {self}")
         if min(*self.padding[0], *self.padding[1]) < 0:
             raise ValueError(f"padding must not be negative, got {self.padding}")
@@ -98,6 +98,8 @@ class Conv(NamedTuple):
             raise ValueError(f"groups={self.groups} must divide in_channels={self.in_channels} "
                              f"and out_channels={self.out_channels}")
         return self
+
+    kernel = property(lambda self: self.kernel_size)  # its former name
 
     @property
     def group_in(self):
@@ -108,17 +110,21 @@ class Conv(NamedTuple):
         return self.out_channels // self.groups
 
     @property
+    def tap_count(self):
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
     def weight_shape(self):
-        return (*self.kernel, self.group_in, self.out_channels)
+        return (*self.kernel_size, self.group_in, self.out_channels)
 
     def output_size(self, height, width):
         """Output (height, width) for an input of that size; ValueError where the filter does not fit."""
         sizes = []
-        for size, kernel, stride, padding in zip((height, width), self.kernel, self.stride, self.padding, strict=True):
-            room = size + sum(padding) - kernel
+        for size, length, stride, padding in zip((height, width), self.kernel_size, self.stride, self.padding, strict=True):
+            room = size + sum(padding) - length
             if room < 0:
-                raise ValueError(f"a {self.kernel[0]}x{self.kernel[1]} filter does not fit an input of {height}x{width} "
-                                 f"with padding {self.padding}")
+                raise ValueError(f"a {self.kernel_size[0]}x{self.kernel_size[1]} filter does not fit an input of "
+                                 f"{height}x{width} with padding {self.padding}")
             sizes.append(room // stride + 1)
         return tuple(sizes)
 
@@ -127,11 +133,11 @@ class Conv(NamedTuple):
 
         (N, H, W, C) and (H * W * C) are the same bytes, and so are the weights: only the shapes change.
         """
-        if self.kernel == (height, width) and self.groups == 1 and self.padding == ((0, 0), (0, 0)):
+        if self.kernel_size == (height, width) and self.groups == 1 and self.padding == ((0, 0), (0, 0)):
             return Conv(height * width * self.in_channels, self.out_channels, (1, 1)), (1, 1)
         return self, (height, width)
 
     def macs(self, batch, height, width):
         """Multiply-accumulates of one product over a batch, padding included."""
         out_height, out_width = self.output_size(height, width)
-        return batch * out_height * out_width * self.out_channels * self.group_in * self.kernel[0] * self.kernel[1]
+        return batch * out_height * out_width * self.out_channels * self.group_in * self.tap_count

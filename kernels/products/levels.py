@@ -22,14 +22,14 @@ def _scaled(accum, scale):
 
 def forward(x, w, conv, dtype=np.int32, scale=None):
     """``popcount.forward`` on floats: array (N, OH, OW, F) of ``dtype``, or scaled float32."""
-    real = _exact(x, w, conv.group_in * conv.kernel[0] * conv.kernel[1])
+    real = _exact(x, w, conv.group_in * conv.tap_count)
     accum = dense.forward(to_levels(x, real), to_levels(w, real), conv)
     return accum.astype(dtype) if scale is None else _scaled(accum, scale)
 
 
 def input_grad(g, w, conv, size, scale):
     """``popcount.input_grad`` on floats: float32 array (N, H, W, C)."""
-    real = _exact(g, w, conv.group_out * conv.kernel[0] * conv.kernel[1])
+    real = _exact(g, w, conv.group_out * conv.tap_count)
     return _scaled(dense.input_grad(to_levels(g, real), to_levels(w, real), conv, size), scale)
 
 

@@ -188,7 +188,7 @@ def pack_weight(codes, conv, along, taps=None):
     sums : int64 array, shape (len(taps), groups * panels * 16); sum of 2**shift * bit over planes and the packed axis
     """
     if taps is None:
-        taps = np.arange(conv.kernel[0] * conv.kernel[1])
+        taps = np.arange(conv.tap_count)
     if along == "inputs":
         pack, depth, group_columns = _pack_weight_along_inputs, conv.group_in, conv.group_out
     else:

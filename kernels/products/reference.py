@@ -14,8 +14,8 @@ import numpy as np
 def _taps(conv, height, width):
     """Yield (ky, kx, window): the slices of the padded input that tap (ky, kx) meets, one per output position."""
     out_height, out_width = conv.output_size(height, width)
-    for ky in range(conv.kernel[0]):
-        for kx in range(conv.kernel[1]):
+    for ky in range(conv.kernel_size[0]):
+        for kx in range(conv.kernel_size[1]):
             rows = slice(ky, ky + conv.stride[0] * (out_height - 1) + 1, conv.stride[0])
             columns = slice(kx, kx + conv.stride[1] * (out_width - 1) + 1, conv.stride[1])
             yield ky, kx, (slice(None), rows, columns)

@@ -69,18 +69,19 @@ class Axis(NamedTuple):
     inside: np.ndarray   # bool (targets, taps): does the tap lie in the image
 
 
-def forward_axis(size, kernel, stride, padding):
-    targets = np.arange((size + sum(padding) - kernel) // stride + 1)
-    taps = np.arange(kernel)
+def forward_axis(size, length, stride, padding):
+    """The Axis of a convolution, whose filter has ``length`` taps along it."""
+    targets = np.arange((size + sum(padding) - length) // stride + 1)
+    taps = np.arange(length)
     position = targets[:, None] * stride + taps - padding[0]
     return Axis(targets, targets * stride, taps, (position >= 0) & (position < size))
 
 
-def _input_grad_axes(size, out_size, kernel, stride, padding):
+def _input_grad_axes(size, out_size, length, stride, padding):
     """One axis for each stride phase, and the padding that the gradient needs for all of them."""
     axes, before, after = [], 0, 0
-    for phase in range(min(stride, kernel)):
-        taps = np.arange(phase, kernel, stride)[::-1]  # a later tap meets an earlier output position
+    for phase in range(min(stride, length)):
+        taps = np.arange(phase, length, stride)[::-1]  # a later tap meets an earlier output position
         targets = np.arange((phase - padding[0]) % stride, size, stride)
         if not len(targets):
             continue
@@ -128,7 +129,7 @@ class Plan(NamedTuple):
     inside: np.ndarray  # (classes, taps), 1 where the tap lies in the image
 
 
-def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
+def _plan(vertical, horizontal, width, padded, layout, border, filter_width):
     pixel = layout.words * layout.unit
     row_offsets = (vertical.origins[:, None] * padded[1] + horizontal.origins) * pixel
     row_targets = vertical.targets[:, None] * width + horizontal.targets
@@ -143,15 +144,15 @@ def _plan(vertical, horizontal, width, padded, layout, border, kernel_width):
     if not border:
         classes, inside = np.zeros_like(classes), np.ones_like(inside[:1])
     return Plan(Rows(row_offsets.ravel(), row_targets.ravel(), classes.ravel()), table,
-                (vertical.taps[:, None] * kernel_width + horizontal.taps).ravel(), inside.astype(np.int64))
+                (vertical.taps[:, None] * filter_width + horizontal.taps).ravel(), inside.astype(np.int64))
 
 
 @lru_cache(maxsize=256)
 def forward_plan(conv, size, layout, border):
     """The plan of a convolution of inputs of ``size``; ``border``: do pixels at the border need constants of their own."""
-    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
+    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True))
     padded = tuple(s + sum(p) for s, p in zip(size, conv.padding, strict=True))
-    return _plan(vertical, horizontal, conv.output_size(*size)[1], padded, layout, border, conv.kernel[1])
+    return _plan(vertical, horizontal, conv.output_size(*size)[1], padded, layout, border, conv.kernel_size[1])
 
 
 @lru_cache(maxsize=256)
@@ -159,9 +160,9 @@ def input_grad_plans(conv, size, layout):
     """Plans of the stride phases of an input gradient, and the padding ((top, bottom), (left, right)) of the gradient."""
     out_size = conv.output_size(*size)
     (rows, pad_y), (columns, pad_x) = (_input_grad_axes(*args) for args in zip(
-        size, out_size, conv.kernel, conv.stride, conv.padding, strict=True))
+        size, out_size, conv.kernel_size, conv.stride, conv.padding, strict=True))
     padded = (out_size[0] + sum(pad_y), out_size[1] + sum(pad_x))
-    return [_plan(y, x, size[1], padded, layout, True, conv.kernel[1]) for y in rows for x in columns], (pad_y, pad_x)
+    return [_plan(y, x, size[1], padded, layout, True, conv.kernel_size[1]) for y in rows for x in columns], (pad_y, pad_x)
 
 
 @lru_cache(maxsize=256)
@@ -170,8 +171,8 @@ def position_plan(conv, size, border):
     (height, width), (stride_y, stride_x) = conv.output_size(*size), conv.stride
     row_width = (size[1] + sum(conv.padding[1]) - 1) // stride_x + 1
     positions = (np.arange(height)[:, None] * row_width + np.arange(width)).ravel()
-    ky, kx = (axis.ravel() for axis in np.indices(conv.kernel))
-    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel, conv.stride, conv.padding, strict=True))
+    ky, kx = (axis.ravel() for axis in np.indices(conv.kernel_size))
+    vertical, horizontal = (forward_axis(*args) for args in zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True))
     inside = (vertical.inside.T[:, None, :, None] & horizontal.inside.T[None, :, None, :]).reshape(-1, height, width)
     if not border:
         inside = inside[:1]

@@ -103,7 +103,7 @@ def test_whatever_times_depend_on_makes_another_kind(monkeypatch):
         {"role": "input_grad"}, {"size": (18, 19)}, {"batch": 129}, {"lhs": (3, "unsigned")}, {"lhs": (2, "bipolar")},
         {"rhs": (2, "bipolar")})]
     others += [PRODUCT._replace(conv=CONV._replace(**change)) for change in (
-        {"in_channels": 32}, {"out_channels": 64}, {"kernel": (3, 2)}, {"stride": (1, 2)}, {"padding": ((1, 1), (1, 0))},
+        {"in_channels": 32}, {"out_channels": 64}, {"kernel_size": (3, 2)}, {"stride": (1, 2)}, {"padding": ((1, 1), (1, 0))},
         {"groups": 2})]
     kinds = {product.kind() for product in [PRODUCT, *others]}
     monkeypatch.setattr(threads, "_threads", threads.get_threads() + 1)

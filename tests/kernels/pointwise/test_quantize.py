@@ -54,17 +54,17 @@ def test_encode_activation(bits, dtype):
     n = 2**bits - 1
     x = np.concatenate([normal(3 * walk.TILE + 5), [0, -0.0, 1, -1e-30, 1e-30, 2, -3, np.inf, -np.inf],
                         np.nextafter([0, 1], [-1, 2]), (np.arange(n) + 0.5) / n]).astype(dtype)
-    codes, window = quantize.encode_activation(x, bits)
+    codes, mask = quantize.encode_activation(x, bits)
     np.testing.assert_array_equal(codes, np.rint(dtype(n) * np.clip(x, 0, 1)).astype(np.uint8), strict=True)
-    np.testing.assert_array_equal(window, ((x >= 0) & (x <= 1)).astype(np.uint8), strict=True)
+    np.testing.assert_array_equal(mask, ((x >= 0) & (x <= 1)).astype(np.uint8), strict=True)
 
 
 @each_float
 @pytest.mark.parametrize("size", SIZES)
 def test_windows_and_clips(size, dtype):
     x, g = normal(size, dtype), normal(size, dtype, 1)
-    window = (x > 0.3).astype(np.uint8)
-    np.testing.assert_array_equal(quantize.apply_window(g, window), np.where(x > 0.3, g, dtype(0)), strict=True)
+    mask = (x > 0.3).astype(np.uint8)
+    np.testing.assert_array_equal(quantize.apply_mask(g, mask), np.where(x > 0.3, g, dtype(0)), strict=True)
     np.testing.assert_array_equal(quantize.clip(x, -0.5, 0.25), np.clip(x, dtype(-0.5), dtype(0.25)), strict=True)
     inside = (x >= -0.5) & (x <= 0.25)
     np.testing.assert_array_equal(quantize.clip_grad(g, x, -0.5, 0.25), np.where(inside, g, dtype(0)), strict=True)
@@ -79,8 +79,8 @@ def test_the_bounds_of_a_clip_belong_to_it(dtype):
 @each_float
 def test_a_gradient_outside_the_window_is_dropped_even_where_it_is_infinite(dtype):
     g = np.array([np.inf, np.nan, -np.inf, 3], dtype)
-    window = np.array([0, 0, 0, 1], np.uint8)
-    assert quantize.apply_window(g, window).tolist() == [0, 0, 0, 3]
+    mask = np.array([0, 0, 0, 1], np.uint8)
+    assert quantize.apply_mask(g, mask).tolist() == [0, 0, 0, 3]
     assert quantize.clip_grad(g, np.array([2, -1, 2, 0.5], dtype), 0, 1).tolist() == [0, 0, 0, 3]
 
 

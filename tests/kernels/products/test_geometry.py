@@ -12,7 +12,7 @@ GOOD = Conv(4, 6, (3, 3), (1, 1), ((1, 1), (1, 1)), 2)
     ({"in_channels": 0}, "must be positive"),
     ({"out_channels": -1}, "must be positive"),
     ({"groups": 0}, "must be positive"),
-    ({"kernel": (3, 0)}, "must be positive"),
+    ({"kernel_size": (3, 0)}, "must be positive"),
     ({"stride": (0, 1)}, "must be positive"),
     ({"padding": ((0, -1), (0, 0))}, "padding must not be negative"),
     ({"padding": ((0, 0), (-2, 0))}, "padding must not be negative"),

@@ -22,7 +22,7 @@ def brute_force(x, w, g, conv):
     (samples, height, width, _), (_, out_height, out_width, _) = x.shape, g.shape
     y, dx, dw = np.zeros_like(g), np.zeros_like(x), np.zeros((samples, *w.shape), w.dtype)
     for n, oy, ox, f, ky, kx, c in product(*map(range, (samples, out_height, out_width, conv.out_channels,
-                                                        *conv.kernel, conv.group_in))):
+                                                        *conv.kernel_size, conv.group_in))):
         iy = oy * conv.stride[0] + ky - conv.padding[0][0]
         ix = ox * conv.stride[1] + kx - conv.padding[1][0]
         channel = f // conv.group_out * conv.group_in + c
