@@ -1,5 +1,7 @@
 """Layers that multiply by weights: convolutions and fully connected layers, float or quantized."""
 
+import math
+
 import numpy as np
 
 from bitnet import functional, random
@@ -99,7 +101,7 @@ class Conv2d(Weighted):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=False,
                  weight_quantizer=None, input_quantizer=None, grad_quantizer=None, weight_decay=0.0, rng=None):
         wholes("channels and groups", (in_channels, out_channels, groups), low=1)
-        sides = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
+        filter_size = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
         wholes("the stride of a convolution", functional.pair(stride), 2, 1)
         if padding != "same":
             sides = padding if isinstance(padding, (list, tuple)) else (padding, padding)
@@ -110,8 +112,8 @@ class Conv2d(Weighted):
                              f"{out_channels}")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding, self.groups, self.weight_decay = stride, padding, groups, weight_decay
-        shape = (*sides, in_channels // groups, out_channels)
-        self._make(shape, sides[0] * sides[1] * in_channels // groups, bias, weight_decay,
+        shape = (*filter_size, in_channels // groups, out_channels)
+        self._make(shape, math.prod(shape[:3]), bias, weight_decay,
                    (weight_quantizer, input_quantizer, grad_quantizer), rng)
 
     def options(self):
