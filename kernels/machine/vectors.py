@@ -168,6 +168,11 @@ def _bit_product(builder, accum, a, b):
     return builder.add(accum, builder.call(popcount, [builder.xor(a, b)]))
 
 
+def target_has_wide_registers():
+    """Does the machine that Numba compiles for have 32 registers of 512 bits?"""
+    return "+avx512f" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")
+
+
 def target_multiplies_bytes():
     """Does the machine that Numba compiles for (not the one it runs on) have byte dot products of 512 bits?"""
     return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[-1]).split(",")

@@ -9,6 +9,9 @@ Both operands lie in steps of 32 bits, which hold 32 codes of a bit plane or fou
     ...                                   8 times sums += left x right
     row i+7  bits -> [ s s .. s ]         between powers of two: sums *= 2**shift  (Horner's rule)
 
+Where a machine has 32 registers of 512 bits, two such tiles lie side by side: each left step is loaded once for both, and a
+product of bytes is no longer bound by loads (1.4 to 1.5 times as fast, measured on a Xeon of 2023).
+
 A result is a constant of its column and border class minus (bit planes) or plus (bytes) the sum or twice the sum. Which step
 meets which is a table too (``spatial.steps``), so strides, padding, taps, planes and layouts are not the loop's business.
 
@@ -18,7 +21,7 @@ arguments one by one (1.4 microseconds for 24, measured); a NamedTuple costs Num
 
 import numpy as np
 
-from bitnet.kernels.machine import arrays, threads
+from bitnet.kernels.machine import arrays, threads, vectors
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.vectors import add_scaled_result, at, load, multiply_codes, put, shift_left, store_result, zero
 from bitnet.kernels.products.spatial import COLUMNS, panels_for
@@ -27,6 +30,7 @@ ROWS = 8          # of a register tile, which has eight named registers: another
 RESULTS = 128     # of one tile of work: enough to amortise its set-up, few enough to share among threads
 PANELS = 4        # of one tile of work, sixteen columns each
 LINE = arrays.LINE // np.dtype(np.float32).itemsize  # floats of a cache line
+WIDE = vectors.target_has_wide_registers()
 _ONE = np.ones(1, np.float32)
 
 
@@ -45,6 +49,31 @@ def register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, powers, lhs_steps
             e, f = multiply_codes(e, lhs, i4 + i, column), multiply_codes(f, lhs, i5 + i, column)
             g, h = multiply_codes(g, lhs, i6 + i, column), multiply_codes(h, lhs, i7 + i, column)
     return a, b, c, d, e, f, g, h
+
+
+@inlined
+def register_tiles(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j, far, powers, lhs_steps, rhs_steps, shift):
+    """Two register tiles side by side: the right one's columns begin ``far`` after j. Each left step is loaded for both."""
+    a = b = c = d = e = f = g = h = zero()
+    s = t = u = v = w = x = y = z = zero()
+    for power in range(powers.size - 1):
+        if power > 0:
+            a, b, c, d = shift_left(a, shift), shift_left(b, shift), shift_left(c, shift), shift_left(d, shift)
+            e, f, g, h = shift_left(e, shift), shift_left(f, shift), shift_left(g, shift), shift_left(h, shift)
+            s, t, u, v = shift_left(s, shift), shift_left(t, shift), shift_left(u, shift), shift_left(v, shift)
+            w, x, y, z = shift_left(w, shift), shift_left(x, shift), shift_left(y, shift), shift_left(z, shift)
+        for step in range(at(powers, power), at(powers, power + 1)):
+            i, k = at(lhs_steps, step), j + at(rhs_steps, step)
+            near, other = load(rhs, k), load(rhs, k + far)
+            a, s = multiply_codes(a, lhs, i0 + i, near), multiply_codes(s, lhs, i0 + i, other)
+            b, t = multiply_codes(b, lhs, i1 + i, near), multiply_codes(t, lhs, i1 + i, other)
+            c, u = multiply_codes(c, lhs, i2 + i, near), multiply_codes(u, lhs, i2 + i, other)
+            d, v = multiply_codes(d, lhs, i3 + i, near), multiply_codes(v, lhs, i3 + i, other)
+            e, w = multiply_codes(e, lhs, i4 + i, near), multiply_codes(w, lhs, i4 + i, other)
+            f, x = multiply_codes(f, lhs, i5 + i, near), multiply_codes(x, lhs, i5 + i, other)
+            g, y = multiply_codes(g, lhs, i6 + i, near), multiply_codes(y, lhs, i6 + i, other)
+            h, z = multiply_codes(h, lhs, i7 + i, near), multiply_codes(z, lhs, i7 + i, other)
+    return a, b, c, d, e, f, g, h, s, t, u, v, w, x, y, z
 
 
 @kernel
@@ -83,18 +112,27 @@ def _spatial(start, stop, lhs, rhs, table, scale, out, rows, steps, sizes):
             k, p, sample = k + run, 0, sample + 1
         for k in range(count, -(-count // ROWS) * ROWS):  # the last row again: the same result, written twice
             begin[k], target[k], constant[k], factors[k] = begin[k - 1], target[k - 1], constant[k - 1], factors[k - 1]
-        for panel in range(first, min(first + PANELS, panels)):
+        last = min(first + PANELS, panels)
+        alone = last - (last - first) % 2 if WIDE else first  # from which panel on they have no neighbour
+        for panel in range(first, alone, 2):
+            column, width = COLUMNS * panel, group_columns - COLUMNS * panel
+            j = (group * panels + panel) * panel_size
+            for r in range(0, count, ROWS):
+                a, b, c, d, e, f, g, h, s, t, u, v, w, x, y, z = register_tiles(
+                    lhs, at(begin, r), at(begin, r + 1), at(begin, r + 2), at(begin, r + 3), at(begin, r + 4),
+                    at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, panel_size, powers, lhs_steps, rhs_steps,
+                    power_shift)
+                _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, None)
+                _store_rows(out, target, r, column + COLUMNS, lhs, table, constant, s, t, u, v, w, x, y, z, doublings, factors,
+                            width - COLUMNS)
+        for panel in range(alone, last):
             column, width = COLUMNS * panel, group_columns - COLUMNS * panel
             j = (group * panels + panel) * panel_size
             for r in range(0, count, ROWS):
                 a, b, c, d, e, f, g, h = register_tile(
                     lhs, at(begin, r), at(begin, r + 1), at(begin, r + 2), at(begin, r + 3), at(begin, r + 4),
                     at(begin, r + 5), at(begin, r + 6), at(begin, r + 7), rhs, j, powers, lhs_steps, rhs_steps, power_shift)
-                if width >= COLUMNS:
-                    _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, None)
-                else:
-                    _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors,
-                                width)
+                _store_rows(out, target, r, column, lhs, table, constant, a, b, c, d, e, f, g, h, doublings, factors, width)
 
 
 @inlined
@@ -147,23 +185,36 @@ def add_products(accum, base, lhs, first, pitch, count, rhs, j, panel_size, pane
     row, it is read again, and what it gives is not used.
     """
     width, last = COLUMNS * panels, count - 1
-    for panel in range(panels):
-        k, column = constant + COLUMNS * panel, j + panel * panel_size
-        for row in range(0, count, ROWS):
-            a, b, c, d, e, f, g, h = register_tile(
-                lhs, first + row * pitch, first + min(row + 1, last) * pitch, first + min(row + 2, last) * pitch,
-                first + min(row + 3, last) * pitch, first + min(row + 4, last) * pitch, first + min(row + 5, last) * pitch,
-                first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch, rhs, column, powers, lhs_steps,
-                rhs_steps, power_shift)
-            o = base + row * width + COLUMNS * panel
-            add_scaled_result(accum, o, lhs, table, k, a, doublings, scale)
-            add_scaled_result(accum, o + width, lhs, table, k, b, doublings, scale)
-            add_scaled_result(accum, o + 2 * width, lhs, table, k, c, doublings, scale)
-            add_scaled_result(accum, o + 3 * width, lhs, table, k, d, doublings, scale)
-            add_scaled_result(accum, o + 4 * width, lhs, table, k, e, doublings, scale)
-            add_scaled_result(accum, o + 5 * width, lhs, table, k, f, doublings, scale)
-            add_scaled_result(accum, o + 6 * width, lhs, table, k, g, doublings, scale)
-            add_scaled_result(accum, o + 7 * width, lhs, table, k, h, doublings, scale)
+    alone = panels - panels % 2 if WIDE else 0
+    for row in range(0, count, ROWS):
+        i0, i1, i2 = first + row * pitch, first + min(row + 1, last) * pitch, first + min(row + 2, last) * pitch
+        i3, i4, i5 = (first + min(row + 3, last) * pitch, first + min(row + 4, last) * pitch,
+                      first + min(row + 5, last) * pitch)
+        i6, i7 = first + min(row + 6, last) * pitch, first + min(row + 7, last) * pitch
+        for panel in range(0, alone, 2):
+            k, o = constant + COLUMNS * panel, base + row * width + COLUMNS * panel
+            a, b, c, d, e, f, g, h, s, t, u, v, w, x, y, z = register_tiles(
+                lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j + panel * panel_size, panel_size, powers, lhs_steps, rhs_steps,
+                power_shift)
+            _add_rows(accum, o, width, lhs, table, k, a, b, c, d, e, f, g, h, doublings, scale)
+            _add_rows(accum, o + COLUMNS, width, lhs, table, k + COLUMNS, s, t, u, v, w, x, y, z, doublings, scale)
+        for panel in range(alone, panels):
+            k, o = constant + COLUMNS * panel, base + row * width + COLUMNS * panel
+            a, b, c, d, e, f, g, h = register_tile(lhs, i0, i1, i2, i3, i4, i5, i6, i7, rhs, j + panel * panel_size, powers,
+                                                   lhs_steps, rhs_steps, power_shift)
+            _add_rows(accum, o, width, lhs, table, k, a, b, c, d, e, f, g, h, doublings, scale)
+
+
+@inlined
+def _add_rows(accum, o, width, lhs, table, k, a, b, c, d, e, f, g, h, doublings, scale):
+    add_scaled_result(accum, o, lhs, table, k, a, doublings, scale)
+    add_scaled_result(accum, o + width, lhs, table, k, b, doublings, scale)
+    add_scaled_result(accum, o + 2 * width, lhs, table, k, c, doublings, scale)
+    add_scaled_result(accum, o + 3 * width, lhs, table, k, d, doublings, scale)
+    add_scaled_result(accum, o + 4 * width, lhs, table, k, e, doublings, scale)
+    add_scaled_result(accum, o + 5 * width, lhs, table, k, f, doublings, scale)
+    add_scaled_result(accum, o + 6 * width, lhs, table, k, g, doublings, scale)
+    add_scaled_result(accum, o + 7 * width, lhs, table, k, h, doublings, scale)
 
 
 @inlined
