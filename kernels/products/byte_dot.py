@@ -34,17 +34,32 @@ DIGIT = WIDE // 2  # bits of a digit
 
 
 @kernel
-def _pad_channels(start, stop, codes, height, width, channels, groups, top, left, padded_height, padded_width, depth, out):
-    group_channels = channels // groups
-    for row in range(start, stop):
-        sample, y = row // height, row % height
+def _pad_channels(start, stop, codes, out, shape, groups, padding):
+    (height, width, channels), (top, left, padded_height, padded_width, depth) = shape, padding
+    group_channels, line = channels // groups, padded_width * depth
+    for row in range(start, stop):  # of padded images
+        sample, y = row // padded_height, row % padded_height - top
         for group in range(groups):
-            image = (sample * groups + group) * padded_height + y + top
+            target = ((sample * groups + group) * padded_height + y + top) * line
+            if not 0 <= y < height:
+                for i in range(target, target + line):
+                    put(out, i, np.uint8(0))
+                continue
+            for i in range(target, target + left * depth):
+                put(out, i, np.uint8(0))
+            for i in range(target + (left + width) * depth, target + line):
+                put(out, i, np.uint8(0))
+            source, target = (sample * height + y) * width * channels, target + left * depth
+            if groups == 1 and depth == channels:  # pixels lie side by side in both
+                for i in range(width * channels):
+                    put(out, target + i, at(codes, source + i))
+                continue
             for x in range(width):
-                source = (row * width + x) * channels + group * group_channels
-                target = (image * padded_width + x + left) * depth
+                i, j = source + x * channels + group * group_channels, target + x * depth
                 for c in range(group_channels):
-                    put(out, target + c, at(codes, source + c))
+                    put(out, j + c, at(codes, i + c))
+                for c in range(group_channels, depth):
+                    put(out, j + c, np.uint8(0))
 
 
 def _steps_for(depth):
@@ -59,9 +74,9 @@ def _padded(codes, groups, padding):
     if groups == 1 and channels % STEP == 0 and top_ == bottom == left == right == 0:
         return codes.values.reshape(samples, 1, height, width, channels)
     shape = (samples, groups, height + top_ + bottom, width + left + right, STEP * _steps_for(channels // groups))
-    out = arrays.zeros(shape, np.uint8)
-    threads.run(_pad_channels, samples * height, codes.values.reshape(-1), height, width, channels, groups, top_, left,
-                shape[2], shape[3], shape[4], out.reshape(-1))
+    out = arrays.empty(shape, np.uint8)
+    threads.run(_pad_channels, samples * shape[2], codes.values.reshape(-1), out.reshape(-1), (height, width, channels), groups,
+                (top_, left, *shape[2:]))
     return out
 
 
