@@ -295,7 +295,8 @@ def false_picture(path, rng):
         values[0, 0] = one_of(rng, 0, 0, np.nan, np.inf)
         image = Image.fromarray(values.astype(mode))
     else:
-        image = Image.new(mode, one_of(rng, (width, height), (30_000, width), (width, 30_000), (15_000, 15_000)))
+        sizes = [(width, height)] * 9 + [(30_000, width), (width, 30_000), (15_000, 15_000)]
+        image = Image.new(mode, one_of(rng, *sizes))
     image.save(path) if rng.random() < 0.7 else image.convert("RGB").save(path)
     if path.suffix == ".png" and rng.random() < 0.4:  # a size that it does not have
         content = bytearray(path.read_bytes())
