@@ -269,7 +269,7 @@ def test_a_list_of_photographs_leads_nowhere_else(tmp_path, write_struct, write_
         else:
             assert dtype == h5py.ref_dtype
             file.create_dataset("digitStruct/name", shape, np.uint64, external=[(str(tmp_path / "other.mat"), 0, 8)])
-    with pytest.raises(DataError, match="expected HDF5 .* found otherwise"):
+    with pytest.raises(DataError, match=r"expected HDF5 .* found otherwise"):
         load_svhn(tmp_path, "train")
 
 
@@ -278,7 +278,7 @@ def test_a_file_of_version_7_3_is_not_to_be_fetched_again(tmp_path):
         file["X"] = np.zeros((5, 3, 32, 32), np.uint8)
     with open(tmp_path / "train_32x32.mat", "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
-    with pytest.raises(DataError, match="expected a MATLAB file of version 5 .* found version 7.3") as error:
+    with pytest.raises(DataError, match=r"expected a MATLAB file of version 5 .* found version 7.3") as error:
         load_svhn(tmp_path, "train")
     assert "again" not in str(error.value)
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def called(folder, *command, **options):
     """(exit code, stdout, stderr) of a command in that folder."""
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100, **options)
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=100, **options)
     return done.returncode, done.stdout, done.stderr
 
 
