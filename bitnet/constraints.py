@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bitnet.checks import number
 from bitnet.description import Described
 from bitnet.kernels.pointwise import update
 
@@ -19,7 +20,7 @@ class Clip(Constraint):
     """Limits a latent weight to [-bound, bound]: farther away, many updates would pass before its sign can change."""
 
     def __init__(self, bound=1.0):
-        self.bound = bound
+        self.bound = number("the bound of a clip", bound, 0)
 
     def __call__(self, array):
         update.clip(array, self.bound)
@@ -37,6 +38,8 @@ class Each(Constraint):
 
     def __init__(self, constraints):
         self.constraints = tuple(constraints)
+        if not all(isinstance(one, Constraint) for one in self.constraints):
+            raise ValueError(f"expected constraints, got {constraints!r}")
 
     def __call__(self, array):
         for constraint in self.constraints:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet import Parameter, Residual, Tensor, layers, random
+from bitnet import Parameter, Residual, Tensor, constraints, layers, random
 from bitnet import functional as F
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
@@ -26,7 +26,7 @@ def small():
     lambda: layers.Conv2d(3, 4, 3, padding=[[], []]), lambda: layers.Conv2d(3, 4, 3, weight_quantizer=7),
     lambda: layers.Linear(True, 2), lambda: layers.Activation(max), lambda: layers.Clip((0,), 1),
     lambda: layers.Clip(0, 10**30), lambda: layers.Dropout("0.5"), lambda: layers.BatchNorm(2, eps="x"),
-    lambda: layers.Block.of("conv norm pool act", "conv"),
+    lambda: layers.Block.of("conv norm pool act", "conv"), lambda: constraints.Clip("1"),
 ])  # fmt: skip
 def test_what_no_layer_can_be_made_with(make):
     with pytest.raises(ValueError, match="must be"):
