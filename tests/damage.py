@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -55,7 +56,9 @@ def make(sound):
             "ttq": methods.TTQ().apply(models.mlp(width=32), seed=0),
             "gxnor": methods.GXNOR().apply(own_tree(), seed=2),
             "xnor": methods.get("xnor")().apply(own_tree(1), seed=2),
-            "dorefa": methods.DoReFa(1, 2, 4).apply(own_tree(), seed=2)}  # fmt: skip
+            "dorefa": methods.DoReFa(1, 2, 4).apply(own_tree(), seed=2),
+            "bitwise": methods.get("bitwise")().apply(models.mlp(width=32), seed=0)}
+    nets |= {name: methods.get(name)().apply(own_tree(1), seed=2) for name in ("graham", "qnn", "qnn_log", "staircase")}
     for name, net in nets.items():
         net.classes = tuple(f"number {digit}" for digit in range(10)) if name in ("svhn", "bnn") else None
         bitnet.save(folder(f"{name}-h5") / "net.h5", net.eval())
@@ -354,7 +357,9 @@ FALSE = {".h5": false_h5, ".npz": false_npz, ".mat": false_mat, ".gz": false_idx
 def prepared(seed, case, sound, target):
     """The files of a case, one of them damaged, below ``target``: (sample, was the damage random?). Below 0 none is damaged."""
     rng, samples = np.random.default_rng((seed, max(0, case))), sorted(path.name for path in sound.iterdir())
-    sample = one_of(rng, *samples) if case >= 0 else samples[case]
+    networks = [name for name in samples if re.fullmatch("[a-z_]+-(h5|npz)", name)]
+    others = sorted(set(samples) - set(networks))
+    sample = one_of(rng, *(networks if rng.random() < 0.5 else others)) if case >= 0 else samples[case]
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(sound / sample, target)
     if case < 0:
