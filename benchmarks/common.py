@@ -26,7 +26,7 @@ from bitnet.execution import dispatch
 from bitnet.kernels.machine import peak as limits
 from bitnet.kernels.machine import threads
 
-BUSY = 0.5  # processors that other programs keep busy, from which on a run is called disturbed
+BUSY = 0.1  # processors that other programs keep busy, from which on a run is called disturbed
 PICTURES = (".png", ".svg", ".pdf")
 TURN = 0.02     # seconds of counted calls a turn, at most CALLS of them
 CALLS = 5
@@ -54,7 +54,7 @@ def parse_bits(text):
             f"expected three numbers W,A,G, each from 1 to 8 or 32 for float, such as 1,2,4; found {text!r}") from None
 
 
-def _threads(text):
+def _count(text):
     try:
         count = int(text)
     except ValueError:
@@ -64,17 +64,23 @@ def _threads(text):
     return count
 
 
-def options(name, description, argv, bits=False):
-    """The command line of one benchmark, checked; the number of threads is set for our kernels and for BLAS."""
+def options(name, description, argv, bits=False, batches=()):
+    """The command line of one benchmark, checked; the number of threads is set for our kernels and for BLAS.
+
+    ``batches``: the default of --batch, where there is one
+    """
     parser = Parser(prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them there (beside the JSON file)")
-    parser.add_argument("--threads", type=_threads, metavar="T", default=threads.get_threads(),
+    parser.add_argument("--threads", type=_count, metavar="T", default=threads.get_threads(),
                         help="of every implementation (all processors)")
     parser.add_argument("--quick", action="store_true", help="a few cases in less than a minute, no torch.compile")
     if bits:
         parser.add_argument("--bits", type=parse_bits, metavar="W,A,G", default=(1, 2, 4),
                             help="bits of weights, activations, gradients; 32: float (1,2,4)")
+    if batches:
+        parser.add_argument("--batch", type=_count, nargs="+", metavar="B", default=batches,
+                            help=f"numbers of images ({' '.join(map(str, batches))})")
     given = parser.parse_args(argv)
     if given.picture is None and given.json:
         given.picture = given.json.with_suffix(".png")
@@ -207,7 +213,7 @@ def executed(records):
         images, results = np.prod(record.input_shape), np.prod(record.output_shape)
         weights = record.macs // (results // record.output_shape[-1])
         sizes = {"forward": (images, weights, results), "input_grad": (results, weights, images),
-                 "weight_grad": (results, images, weights)}[record.path]
+                 "weight_grad": (results, images, weights)}[record.role]
         width = [1 if bits <= 8 else 4 for bits in record.bits] + [4]
         moved += sum(size * bytes_ for size, bytes_ in zip(sizes, width, strict=True))
     return int(binary), int(moved)
@@ -219,10 +225,8 @@ def machine(given):
     for package in ("numba", "numpy", "torch", "openvino"):
         if installed(package):
             versions[package] = importlib.metadata.version(package)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"processor": dispatch.processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(),
-            "target": numba.config.CPU_NAME or "host", "families": list(execution.FAMILIES), "load_before": load,
-            "disturbed": load is not None and load > BUSY,
+            "target": numba.config.CPU_NAME or "host", "families": list(execution.FAMILIES),
             "python": platform.python_version(), **versions}
 
 
@@ -234,6 +238,7 @@ def begin(given):
         import torch_peer
 
         torch_peer.set_threads(given.threads)
+    about["begun"] = _processor_time()
     peak = limits.measure(given.quick)
     print(limits.describe(peak, given.threads), LEGEND, "", sep="\n")
     return about, peak
@@ -248,8 +253,6 @@ def print_machine(about, given):
     missing = [name for name, package in (("PyTorch", "torch"), ("OpenVINO", "openvino")) if not installed(package)]
     if missing:
         print(f"not installed, so not compared with: {', '.join(missing)}")
-    if about["disturbed"]:
-        print(DISTURBED.format(about["load_before"]))
 
 
 def reference(rows):
@@ -261,7 +264,27 @@ def reference(rows):
     return None
 
 
-DISTURBED = ("DISTURBED: {:.1f} processors were busy before this began. Who waits by spinning suffers most from that; neither "
+def _processor_time():
+    """(now, seconds that all programs have spent on processors, and this one with its children); None where nobody tells."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, *more = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    everybody = (user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), everybody, sum(os.times()[:4])
+
+
+def others_busy(begun):
+    """How many processors other programs kept busy since then; None where that is not known."""
+    now = _processor_time()
+    if begun is None or now is None:
+        return None
+    wall, everybody, own = (after - before for after, before in zip(now, begun, strict=True))
+    return max(0.0, (everybody - own) / wall)
+
+
+DISTURBED = ("DISTURBED: other programs kept {:.1f} processors busy meanwhile. Who waits by spinning suffers most from that; neither "
              "times nor\nspeed-ups of such a run tell which implementation is the faster one.")
 
 
@@ -293,8 +316,11 @@ LEGEND = ("rate: nominal multiply-accumulates. share: of the popcount limit abov
 
 def finish(given, result, draw):
     """Write the JSON file and the picture."""
-    if result["machine"]["disturbed"]:
-        print(DISTURBED.format(result["machine"]["load_before"]))
+    about = result["machine"]
+    others = others_busy(about.pop("begun", None))
+    about |= {"others_busy": others and round(others, 3), "disturbed": others is not None and others > BUSY}
+    if about["disturbed"]:
+        print(DISTURBED.format(others))
     try:
         if given.json:
             given.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -4,11 +4,12 @@
     python benchmarks/inference.py --bits 1,1,32 --json runs/inference.json
 
 Images in float32 go in, logits come out. Ours is the model in eval mode without gradients; where this version can freeze a
-model, a row "frozen" shows that too. The peers run the same network: PyTorch in float32 and simulating the same bits,
-OpenVINO in float32, in INT8 (all layers), and with its binary convolution in the inner layers (weights and activations -1, 1).
+model, a row "frozen" shows that too. The peers run the same network: PyTorch in float32, in bfloat16 (autocast) and simulating the same
+bits, OpenVINO in float32, in INT8 (all layers), and with its binary convolution in the inner layers (weights and activations -1, 1).
 """
 
 import sys
+from itertools import product
 
 import common
 import pictures
@@ -68,6 +69,7 @@ def contenders(name, batch, given):
 
         compile = not given.quick
         add("torch", "32,32,32", torch_peer.inference(real, images, compile), macs=macs, bytes=moved, peer=True)
+        add("torch_bf16", "32,32,32", torch_peer.inference(real, images, compile, bf16=True), macs=macs, peer=True)
         if model is not real:
             add("torch_fake_quant", text, torch_peer.inference(model, images, compile), macs=macs, peer=True)
     if common.installed("openvino"):
@@ -79,14 +81,13 @@ def contenders(name, batch, given):
 
 
 def main(argv=None):
-    given = common.options("inference.py", __doc__, argv, bits=True)
+    given = common.options("inference.py", __doc__, argv, bits=True, batches=(1, 128))
     about, peak = common.begin(given)
     table, rows = common.Table(), []
-    for name in ("C",) if given.quick else ("A", "C"):
-        for batch in (1, 128):
-            found = common.measure(contenders(name, batch, given), peak, 4 if given.quick else 15)
-            table.add(found)
-            rows += found
+    for name, batch in product("C" if given.quick else "AC", given.batch):
+        found = common.measure(contenders(name, batch, given), peak, 4 if given.quick else 15)
+        table.add(found)
+        rows += found
     common.finish(given, {"machine": about, "peak": peak, "rows": rows}, pictures.draw_networks)
 
 

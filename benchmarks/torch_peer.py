@@ -129,9 +129,9 @@ def _padding(conv):
     return top, left
 
 
-def _no_grad(function):
+def _no_grad(function, bf16=False):
     def call():
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             function()
 
     return call
@@ -346,8 +346,11 @@ def _frozen(module):
     return torch.compile(module.eval(), dynamic=False)
 
 
-def trainer(model, batches, layout="channels-last", compiled=False, lr=1e-4):
-    """A function that does one step of training: Adam, cross entropy, the next of ``batches`` of (images, labels)."""
+def trainer(model, batches, layout="channels-last", compiled=False, lr=1e-4, bf16=False):
+    """A function that does one step of training: Adam, cross entropy, the next of ``batches`` of (images, labels).
+
+    bf16 : products in bfloat16, by autocast, as PyTorch's users train on processors
+    """
     network = network_of(model).to(memory_format=LAYOUTS[layout]).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, eps=1e-5, fused=True)
     batches = [(images_of(images, layout), torch.from_numpy(labels)) for images, labels in batches]
@@ -363,22 +366,24 @@ def trainer(model, batches, layout="channels-last", compiled=False, lr=1e-4):
         images, labels = batches[steps % len(batches)]
         steps += 1
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(run(images), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(run(images), labels)
+        loss.backward()
         optimizer.step()
 
     return step
 
 
-def training(model, batches, compile=False):
+def training(model, batches, compile=False, bf16=False):
     """Variants of a training step; see ``trainer``."""
-    variants = {layout: trainer(model, batches, layout) for layout in LAYOUTS}
+    variants = {layout: trainer(model, batches, layout, bf16=bf16) for layout in LAYOUTS}
     if compile:
-        variants["torch.compile"] = trainer(model, batches, compiled=True)
+        variants["torch.compile"] = trainer(model, batches, compiled=True, bf16=bf16)
     return _on_threads(variants)
 
 
-def inference(model, images, compile=False):
-    """Variants of inference."""
+def inference(model, images, compile=False, bf16=False):
+    """Variants of inference; bf16 : see ``trainer``."""
     variants = {}
     for layout in LAYOUTS:
         network = network_of(model).to(memory_format=LAYOUTS[layout]).eval()
@@ -386,9 +391,9 @@ def inference(model, images, compile=False):
         def eager(network=network, batch=images_of(images, layout)):
             network(batch)
 
-        variants[layout] = _no_grad(eager)
+        variants[layout] = _no_grad(eager, bf16)
     if compile:
         compiled = _frozen(network_of(model).to(memory_format=torch.channels_last))
         batch = images_of(images)
-        variants["torch.compile"] = _no_grad(lambda: compiled(batch))
+        variants["torch.compile"] = _no_grad(lambda: compiled(batch), bf16)
     return _on_threads(variants)

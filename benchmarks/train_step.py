@@ -1,15 +1,16 @@
-"""Training steps of DoReFa-Net's SVHN models A and C, batch 128: bit, float and, where installed, PyTorch.
+"""Training steps of DoReFa-Net's SVHN models A and C, batches of 128 and 32: bit, float and, where installed, PyTorch.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --bits 1,1,4 --json runs/train_step.json
 
 A step is forward, softmax cross entropy, backward and Adam. PyTorch runs the same network from the same initial weights, in
-float32 and simulating the same bits (fake quantization). Peak memory is that of three steps, in a process of its own, above
+float32, with its products in bfloat16 (autocast), and simulating the same bits (fake quantization). Peak memory is that of three steps, in a process of its own, above
 the same process before its first batch, with everything compiled and warm.
 """
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import common
@@ -18,7 +19,7 @@ import pictures
 
 from bitnet import execution, functional, models, optimizers, use_kernels
 
-BATCH = 128
+BATCHES = (128, 32)  # the second one is what our scripts train with
 FLOAT = (32, 32, 32)
 
 
@@ -57,17 +58,17 @@ def families_taken(records):
     taken = {}
     for record in records:
         if record.family != "float32" and not record.note:
-            taken.setdefault(record.path, set()).add(record.family)
+            taken.setdefault(record.role, set()).add(record.family)
     return ", ".join(f"{path} {' and '.join(sorted(found))}" for path, found in taken.items())
 
 
-def contenders(name, given, data):
+def contenders(name, batch, given, data):
     """All implementations of one step."""
-    found, case = [], f"SVHN-{name}, {BATCH}"
+    found, case = [], f"SVHN-{name}, {batch}"
 
     def add(impl, bits, variants, **more):
         bits = common.bits_text(*bits)
-        found.append(common.Contender(case, "train", bits, impl, variants, BATCH, "images_per_second", **more))
+        found.append(common.Contender(case, "train", bits, impl, variants, batch, "images_per_second", **more))
 
     pairs = [] if given.bits == FLOAT else [(family, given.bits) for family in families(given.bits)]
     for family, bits in [*pairs, ("float", FLOAT)]:
@@ -82,19 +83,20 @@ def contenders(name, given, data):
 
         compile = not given.quick
         add("torch", FLOAT, torch_peer.training(models.svhn(name, FLOAT), data, compile), macs=macs, bytes=moved, peer=True)
+        add("torch_bf16", FLOAT, torch_peer.training(models.svhn(name, FLOAT), data, compile, bf16=True), macs=macs, peer=True)
         if given.bits != FLOAT:
             add("torch_fake_quant", given.bits, torch_peer.training(models.svhn(name, given.bits), data, compile), macs=macs,
                 peer=True)
     return found
 
 
-def peak_memory(name, rows, given):
+def peak_memory(name, batch, rows, given):
     """Add ``peak_memory_mib`` to the rows of our automatic choice, our float path and PyTorch."""
     wanted = ("auto", "torch") if given.quick else ("auto", "float", "torch", "torch_fake_quant")
     for row in rows:
         if row["impl"] not in wanted or (row["impl"] == "float" and row["bits"] != "32,32,32"):
             continue
-        command = [sys.executable, str(Path(__file__).with_name("memory.py")), row["impl"], name, row["bits"], str(BATCH),
+        command = [sys.executable, str(Path(__file__).with_name("memory.py")), row["impl"], name, row["bits"], str(batch),
                    str(given.threads)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
@@ -106,13 +108,14 @@ def peak_memory(name, rows, given):
 
 
 def main(argv=None):
-    given = common.options("train_step.py", __doc__, argv, bits=True)
+    given = common.options("train_step.py", __doc__, argv, bits=True, batches=BATCHES)
     about, peak = common.begin(given)
-    table, rows, data = common.Table(), [], batches(4, BATCH)
-    for name in ("C",) if given.quick else ("A", "C"):
-        found = common.measure(contenders(name, given, data), peak, 3 if given.quick else 9)
+    table, rows = common.Table(), []
+    for name, batch in product("C" if given.quick else "AC", given.batch):
+        found = common.measure(contenders(name, batch, given, batches(4, batch)), peak, 3 if given.quick else 9)
         table.add(found)
-        peak_memory(name, found, given)
+        if batch == max(given.batch):
+            peak_memory(name, batch, found, given)
         rows += found
     common.finish(given, {"machine": about, "peak": peak, "rows": rows}, pictures.draw_networks)
 

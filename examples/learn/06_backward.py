@@ -350,8 +350,8 @@ with bitnet.use_kernels("popcount"), execution.log() as log:
 print(f"{'layer':8}{'product':13}{'bits':>8}{'MMAC':>8}  kernels")
 for record in log:
     bits = f"{record.bits[0]} x {record.bits[1]}"
-    print(f"layer{record.layer:3}{record.path:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
-on_bits = [(record.path, record.bits) for record in log if record.family == "popcount"]
+    print(f"layer{record.layer:3}{record.role:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
+on_bits = [(record.role, record.bits) for record in log if record.family == "popcount"]
 assert sorted(on_bits) == sorted(2 * [("forward", (2, 1)), ("input_grad", (4, 1)), ("weight_grad", (4, 2))])
 
 # %% [markdown]

@@ -247,12 +247,12 @@ with execution.log() as products, use_kernels("popcount"):
 print("layer  product      family    bits    million multiply-accumulates")
 for product in products:
     bits = " x ".join(map(str, product.bits))
-    print(f"{product.layer:<7}{product.path:<13}{product.family:<10}{bits:<8}{product.macs / 1e6:6.1f}")
+    print(f"{product.layer:<7}{product.role:<13}{product.family:<10}{bits:<8}{product.macs / 1e6:6.1f}")
 inner = [product for product in products if product.layer in ("conv1", "conv2")]
 assert len(inner) == 6 and all(product.family == "popcount" for product in inner)
-assert {(product.path, product.bits) for product in inner} == {
+assert {(product.role, product.bits) for product in inner} == {
     ("forward", (2, 1)), ("input_grad", (4, 1)), ("weight_grad", (4, 2))}
-assert not any(product.layer == "conv0" and product.path == "input_grad" for product in products)
+assert not any(product.layer == "conv0" and product.role == "input_grad" for product in products)
 share = sum(product.macs for product in inner) / sum(product.macs for product in products)
 print(f"on codes: {share:.0%} of all multiply-accumulates")
 

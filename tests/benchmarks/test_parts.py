@@ -1,5 +1,10 @@
 """What the benchmarks are made of: timing, shapes, counts; and that the peers compute the same as we do."""
 
+import subprocess
+import sys
+import time
+
+import common
 import numpy as np
 import pytest
 
@@ -240,3 +245,15 @@ def test_torch_layer_quantizes_as_we_do():
     x = np.random.default_rng(0).uniform(-0.5, 1.5, (2, 3, 3, 4)).astype(np.float32)
     theirs = torch_peer.fake_activation(torch.from_numpy(x), 2).numpy()
     assert np.allclose(theirs, DoReFaActivation(2).encode(x).decode(), atol=1e-6)
+
+
+def test_other_programs_are_noticed_while_they_disturb():
+    begun = common._processor_time()
+    if begun is None:
+        pytest.skip("this system does not tell")
+    other = subprocess.Popen([sys.executable, "-c", "import time\nstart = time.time()\nwhile time.time() < start + 1.5: pass"])
+    time.sleep(1)
+    busy = common.others_busy(begun)
+    assert busy > 0.3  # most of a processor, but for the start of Python
+    other.wait()
+    assert common.others_busy((begun[0], begun[1] + 1e6, begun[2])) == 0 and common.others_busy(None) is None
