@@ -284,8 +284,8 @@ def others_busy(begun):
     return max(0.0, (everybody - own) / wall)
 
 
-DISTURBED = ("DISTURBED: other programs kept {:.1f} processors busy meanwhile. Who waits by spinning suffers most from that; neither "
-             "times nor\nspeed-ups of such a run tell which implementation is the faster one.")
+DISTURBED = ("DISTURBED: other programs kept {:.1f} processors busy meanwhile. Who waits by spinning suffers most from that; "
+             "neither\ntimes nor speed-ups of such a run tell which implementation is the faster one.")
 
 
 class Table:

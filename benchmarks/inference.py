@@ -4,8 +4,9 @@
     python benchmarks/inference.py --bits 1,1,32 --json runs/inference.json
 
 Images in float32 go in, logits come out. Ours is the model in eval mode without gradients; where this version can freeze a
-model, a row "frozen" shows that too. The peers run the same network: PyTorch in float32, in bfloat16 (autocast) and simulating the same
-bits, OpenVINO in float32, in INT8 (all layers), and with its binary convolution in the inner layers (weights and activations -1, 1).
+model, a row "frozen" shows that too. The peers run the same network: PyTorch in float32, in bfloat16
+(autocast) and simulating the same bits, OpenVINO in float32, in INT8 (all layers), and with its binary convolution in the inner
+layers (weights and activations -1, 1).
 """
 
 import sys

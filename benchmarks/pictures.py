@@ -17,11 +17,11 @@ from matplotlib.gridspec import GridSpec
 INK, FAINT = "#22262e", "#d9dce3"
 COLOURS = {
     "popcount": "#1f5fbf", "byte_dot": "#2a9d8f", "float": "#8ab4e8", "auto": "#0b2f66", "frozen": "#6a3d9a",
-    "torch": "#d9822b", "torch_bf16": "#b5561c", "torch_fake_quant": "#f3c48e", "openvino": "#7a7f8a", "openvino_int8": "#a9adb8",
-    "openvino_binary": "#4d515b",
+    "torch": "#d9822b", "torch_bf16": "#b5561c", "torch_fake_quant": "#f3c48e", "openvino": "#7a7f8a",
+    "openvino_int8": "#a9adb8", "openvino_binary": "#4d515b",
 }  # fmt: skip
-NAMES = {"torch": "PyTorch float32", "torch_bf16": "PyTorch bfloat16", "torch_fake_quant": "PyTorch simulating", "openvino": "OpenVINO float32",
-         "openvino_int8": "OpenVINO INT8", "openvino_binary": "OpenVINO binary"}
+NAMES = {"torch": "PyTorch float32", "torch_bf16": "PyTorch bfloat16", "torch_fake_quant": "PyTorch simulating",
+         "openvino": "OpenVINO float32", "openvino_int8": "OpenVINO INT8", "openvino_binary": "OpenVINO binary"}
 PATHS = {"forward": "o", "input_grad": "^", "weight_grad": "s", "layer": "D", "train": "P", "inference": "X"}
 CLAIMS = (("XNOR-Net: 58x fewer operations (a count, no time)", 58), ("BFCN (1,2): 7.8x, CPU inference", 7.8),
           ("BNN: 7x, GPU, over an unoptimised kernel", 7), ("BFCN (2,2): 4.1x, CPU inference", 4.1))

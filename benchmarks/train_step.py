@@ -4,8 +4,8 @@
     python benchmarks/train_step.py --bits 1,1,4 --json runs/train_step.json
 
 A step is forward, softmax cross entropy, backward and Adam. PyTorch runs the same network from the same initial weights, in
-float32, with its products in bfloat16 (autocast), and simulating the same bits (fake quantization). Peak memory is that of three steps, in a process of its own, above
-the same process before its first batch, with everything compiled and warm.
+float32, with products in bfloat16 (autocast), and simulating the same bits (fake quantization). Peak memory is that of three
+steps of the largest batch, in a process of its own, above the same process before its first batch, with everything compiled.
 """
 
 import subprocess

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 
-import common
 import numpy as np
 import pytest
 
@@ -248,6 +247,8 @@ def test_torch_layer_quantizes_as_we_do():
 
 
 def test_other_programs_are_noticed_while_they_disturb():
+    import common
+
     begun = common._processor_time()
     if begun is None:
         pytest.skip("this system does not tell")

@@ -9,8 +9,8 @@ import pytest
 from bitnet import execution
 
 PATHS = {"conv": {"forward", "input_grad", "weight_grad", "layer"}, "train_step": {"train"}, "inference": {"inference"}}
-IMPLS = {"popcount", "byte_dot", "float", "auto", "torch", "torch_bf16", "torch_fake_quant", "openvino", "openvino_int8", "openvino_binary",
-         "frozen"}
+IMPLS = {"popcount", "byte_dot", "float", "auto", "torch", "torch_bf16", "torch_fake_quant", "openvino", "openvino_int8",
+         "openvino_binary", "frozen"}
 
 
 def run(scripts, name, *options, timeout=600):
