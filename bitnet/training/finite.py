@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitnet import random
-from bitnet.kernels.machine.arrays import all_finite
+from bitnet.kernels.pointwise.finite import all_finite
 from bitnet.layers import unfused
 from bitnet.tensor import Tensor, no_grad
 

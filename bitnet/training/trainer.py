@@ -18,7 +18,7 @@ import numpy as np
 
 from bitnet import execution, random
 from bitnet.datasets import Loader
-from bitnet.kernels.machine.arrays import all_finite
+from bitnet.kernels.pointwise.finite import all_finite
 from bitnet.methods import training_of
 from bitnet.module import Module, Sequential, structure
 from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint

@@ -36,13 +36,3 @@ def aligned(array, dtype):
     out = empty(array.shape, dtype)
     out[...] = array
     return out
-
-
-def all_finite(*arrays):
-    """Whether no array holds an infinity or a NaN; one pass over memory where its squares do not overflow."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        for array in arrays:
-            flat = np.ravel(array)
-            if flat.dtype.kind == "f" and not (math.isfinite(np.vdot(flat, flat)) or np.isfinite(flat).all()):
-                return False
-    return True

@@ -1,7 +1,6 @@
 """Steps of optimizers, and what latent weights are subject to after a step; in place, one walk over memory each."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.arrays import address_of
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import array_at, at, put
-from bitnet.kernels.pointwise.walk import TILE, tiles_of
+from bitnet.kernels.pointwise.walk import TILE, tiles_of, tiles_of_all
 
 
 @kernel
@@ -45,12 +44,6 @@ def _adam(start, stop, tiles, places, sizes, numbers, constants):
             put(parameter, i, at(parameter, i) - rate * m / (np.sqrt(v * correction) + eps))
 
 
-@lru_cache(maxsize=64)
-def _tiles(sizes):
-    """Which array, and where in it, a tile begins, of arrays of these sizes: int64 (tiles, 2)."""
-    return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, TILE)], np.int64).reshape(-1)
-
-
 def adam(parameters, step, beta1, beta2, eps):
     """Step number ``step`` (from 1) of Adam, in place: arXiv:1412.6980, algorithm 1.
 
@@ -66,7 +59,8 @@ def adam(parameters, step, beta1, beta2, eps):
         places = np.array([address_of(array) for entry in own for array in entry[:4]], np.int64)
         numbers = np.array([(lr / (1 - beta1 ** step), decay) for *_, lr, decay in own], number).reshape(-1)
         constants = tuple(map(number, (beta1, beta2, 1 / (1 - beta2 ** step), eps, 1)))
-        threads.run(_adam, len(_tiles(sizes)) // 2, _tiles(sizes), places, np.array(sizes), numbers, constants)
+        tiles = tiles_of_all(sizes)
+        threads.run(_adam, len(tiles) // 2, tiles, places, np.array(sizes), numbers, constants)
 
 
 @kernel

@@ -5,6 +5,7 @@ order, so they are the same on any number of threads. Arrays are C-contiguous; f
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,12 @@ SEGMENT = 512    # numbers in a loop over pixels and channels
 def tiles_of(size):
     """How many tiles of ``TILE`` elements an array of that size has."""
     return -(-size // TILE)
+
+
+@lru_cache(maxsize=64)
+def tiles_of_all(sizes):
+    """The tiles of several arrays of these sizes: int64, which array and where in it, for each tile in turn."""
+    return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, TILE)], np.int64).reshape(-1)
 
 
 def lines_of(shape):

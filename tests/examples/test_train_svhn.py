@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitnet.kernels.machine.arrays import all_finite
+from bitnet.kernels.pointwise.finite import all_finite
 from bitnet.storage import load_checkpoint
 from bitnet.storage.checkpoint import _checksum
 from bitnet.training import Trainer
