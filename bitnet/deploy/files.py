@@ -9,7 +9,6 @@ to conv6}, and the arrays of today under the same names, but for conv6.kappa (fl
 conv6.scale and conv6.shift (batch norm).
 """
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bitnet.deploy.network import FORMAT, VERSION, FrozenNetwork
 from bitnet.deploy.products import Product
 from bitnet.deploy.stages import Wire, build, every, shape_of
 from bitnet.models import INNER_LAYERS, SVHN_WIDTHS
-from bitnet.storage.door import CheckpointError, peek_npz, plain, read_arrays
+from bitnet.storage.door import CheckpointError, parsed, peek_npz, plain, read_arrays
 
 
 def load_frozen(path):
@@ -33,7 +32,7 @@ def load_frozen(path):
     """
     _, text = peek_npz(path)
     try:
-        network = json.loads(text)
+        network = parsed(text)
         if not isinstance(network, dict) or network.get("format") != FORMAT or network.get("version") not in (1, VERSION):
             raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {plain(text, 80)!r}")
         old = network["version"] == 1

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet import functional
-from bitnet.checks import LARGEST, check_name, whole, wholes
+from bitnet.checks import LARGEST, check_name, number, whole, wholes
 from bitnet.codes import Codes
 from bitnet.description import rebuild
 from bitnet.kernels.machine import threads
@@ -367,9 +367,11 @@ class Clip(Stage):
     kind, monotone = "clip", True
 
     def plan(self, low, high):
-        self.bounds = -math.inf if low is None else low, math.inf if high is None else high
-        if not -math.inf <= self.bounds[0] <= self.bounds[1] <= math.inf:
+        low = -math.inf if low is None else number("the lower bound", low)
+        high = math.inf if high is None else number("the upper bound", high)
+        if low > high:
             raise ValueError(f"the bounds must be two numbers, the lower one first, got {low} and {high}")
+        self.bounds = low, high
         return self.before.reals()
 
     def run(self, x):

@@ -27,7 +27,7 @@ from bitnet import description
 from bitnet.module import Module, without_values
 from bitnet.storage import legacy
 from bitnet.storage.atomic import write_atomically
-from bitnet.storage.door import LARGEST_TEXT, CheckpointError, plain, regular
+from bitnet.storage.door import LARGEST_TEXT, CheckpointError, parsed, plain, regular
 
 FORMAT = "bitnet checkpoint"
 VERSION = 2  # 1: a configuration in the place of the description, see ``legacy``
@@ -197,7 +197,7 @@ def _read(path, file):
     if len(arrays) > ARRAYS or sum(data.nbytes for data in arrays.values()) > path.stat().st_size:
         raise CheckpointError(f"{path}: expected arrays that the file can hold, found {len(arrays):,} that claim "
                               f"{sum(data.nbytes for data in arrays.values()):,} bytes in a file of {path.stat().st_size:,}")
-    meta = json.loads(text)
+    meta = parsed(text)
     if not (isinstance(meta, dict) and meta.keys() == {"model", "optimizer", "more"} and isinstance(meta["optimizer"], dict)
             and isinstance(meta["more"], dict) and isinstance(meta["model"], dict)):
         raise CheckpointError(f"{path}: expected model, optimizer and more, found {plain(text, 80)}")

@@ -4,6 +4,7 @@ Only regular files come in. Sizes that a file claims are compared with what it c
 file stand in error messages as plain characters, and shortened.
 """
 
+import json
 import math
 import stat
 import zipfile
@@ -23,6 +24,17 @@ def plain(text, length=200):
     text = str(text)
     text = "".join(c if c.isprintable() else " " for c in text[:4 * length])
     return text if len(text) <= length else f"{text[:length]} ..."
+
+
+def parsed(text):
+    """What a JSON text of a file says; ValueError for none, and for whole numbers that no float is near to."""
+    return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits):
+    if len(digits) > 300:
+        raise ValueError(f"expected numbers, found one of {len(digits):,} digits")
+    return int(digits)
 
 
 def regular(path, what):

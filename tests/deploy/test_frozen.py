@@ -199,6 +199,9 @@ def damaged(arrays, **changes):
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 
+CLIP = {"kind": "clip", "name": "a clip", "low": None, "high": None}
+
+
 def stages_with(arrays, change):
     network = json.loads(str(arrays["network"]))
     change(network)
@@ -225,6 +228,9 @@ def stages_with(arrays, change):
     lambda arrays: stages_with(arrays, lambda network: network["stages"][2].update(name="../x")),
     lambda arrays: stages_with(arrays, lambda network: network["stages"][-1].update(name="\x1b[2J"))
         | {"fc.weight": None, "fc.bias": None, "\x1b[2J.weight": arrays["fc.weight"], "\x1b[2J.bias": arrays["fc.bias"]},
+    lambda arrays: stages_with(arrays, lambda network: network["stages"].insert(-1, CLIP | {"low": -10**30})),
+    lambda arrays: stages_with(arrays, lambda network: network["stages"].insert(-1, CLIP | {"high": True})),
+    lambda arrays: stages_with(arrays, lambda network: network.update(more=10**400)),
     lambda arrays: {"network": np.array("[" * 100_000)},
 ])
 def test_a_file_that_lies_is_refused_before_anything_is_built(file, change):

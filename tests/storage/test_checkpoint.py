@@ -148,6 +148,7 @@ def rewritten(saved, change):
     (lambda meta: layers_in(meta)["images"]["options"].update(height=0.5), "the size of images must be a whole number"),
     (lambda meta: layers_in(meta)["conv1"]["options"]["conv"]["options"].update(padding=[[], 1]), "the padding of"),
     (lambda meta: layers_in(meta).update({"\x1b[2J": layers_in(meta).pop("fc")}), "a name must be a text"),
+    (lambda meta: meta["more"].update(note=10**400), "expected numbers, found one of 401 digits"),
     (lambda meta: layers_in(meta).update(fc=[1]), "expected a Module in the tree"),
     (lambda meta: meta["model"].update(traits={"dict": {"classes": [[1]]}}), "expected the names of classes"),
     (lambda meta: meta["model"].update(traits={"dict": {"trained_on": ["x"]}}), "was trained on must be a whole number"),
