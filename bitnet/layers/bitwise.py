@@ -42,7 +42,7 @@ class BitwiseLinear(Linear):
     @property
     def stage(self):
         """1 or 2."""
-        return 1 + int(self.bits[0])
+        return 2 if self.bits[0] >= 1 else 1  # whatever number a file may hold there
 
     def start_bits(self):
         """Go from stage 1 to stage 2; in stage 2 nothing happens, and the answer is False."""

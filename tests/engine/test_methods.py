@@ -195,6 +195,9 @@ def test_bitwise_layers_go_from_floats_to_bits():
     other = layers.BitwiseLinear(64, 5)
     other.load_state_dict(layer.state_dict())
     assert other.stage == 2
+    for held, stage in ((np.inf, 2), (7, 2), (np.nan, 1), (-3, 1)):  # what a file may say
+        other.bits[0] = held
+        assert other.stage == stage
 
 
 def test_glorots_factor():
