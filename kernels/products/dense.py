@@ -247,11 +247,11 @@ def product_over_samples(x, g):
 
 def _product(a, b, out):
     """``out[...] = a @ b``, what a fully connected layer computes, cut into fixed tiles of columns."""
-    if a.size * b.shape[1] <= SMALL:
-        np.matmul(a, b, out=out)
-        return
 
     def work(first, last):
         np.matmul(a, b[:, first:last], out=out[:, first:last])
 
+    if a.size * b.shape[1] <= SMALL:
+        threads.run(lambda start, stop: work(0, b.shape[1]), 1)
+        return
     _over(work, b.shape[1], OUTPUTS)
