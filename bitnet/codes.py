@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bitnet.kernels.pointwise.quantize import look_up
-from bitnet.kernels.products.geometry import to_levels, top
+from bitnet.kernels.products.geometry import largest_level, to_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Codes:
             every = np.arange(1 << self.bits, dtype=np.uint8)  # each code stands for one number, wherever it is
             return look_up(self.with_values(every).decode(dtype), self.values)
         # levels -1, 0 and 1 round nothing: no wider type is needed
-        levels = self.levels(dtype if top(self) == 1 else np.float64)
+        levels = self.levels(dtype if largest_level(self) == 1 else np.float64)
         scale = np.asarray(self.scale, levels.dtype)
         if scale.ndim and self.per == "sign":
             scale = np.where(levels > 0, *scale)

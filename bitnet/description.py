@@ -113,24 +113,24 @@ def rebuild(description, depth=0):
         raise ValueError(f"{kind} cannot be made with {str(options)[:200]}: {error}") from None
 
 
-def differing(one, other, path=""):
+def differing(one, other, where=""):
     """Where two descriptions first differ, options that a run changes (``changing``) left out; "" where nowhere."""
     if isinstance(one, dict) and isinstance(other, dict):
         one, other = ({"traits": {}} | side if "kind" in side else side for side in (one, other))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         changing = _KINDS[one["kind"]].changing if one.get("kind") in _KINDS else ()
         if one.get("kind") != other.get("kind"):
-            return path or "everything"
+            return where or "everything"
         for key in one:
             sides = one[key], other[key]
             if all(isinstance(side, dict) for side in sides):
                 sides = (side.get("dict", side) if key == "traits" else side for side in sides)
                 sides = ({name: value for name, value in side.items() if name not in changing} for side in sides)
-            found = differing(*sides, path if key in ("dict", "options") else f"{path}.{key}".strip("."))
+            found = differing(*sides, where if key in ("dict", "options") else f"{where}.{key}".strip("."))
             if found:
                 return found
         return ""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return next((found for i, pair in enumerate(zip(one, other, strict=True))
-                     if (found := differing(*pair, f"{path}.{i}".strip(".")))), "")
-    return "" if one == other else path or "everything"
+                     if (found := differing(*pair, f"{where}.{i}".strip(".")))), "")
+    return "" if one == other else where or "everything"

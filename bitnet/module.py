@@ -108,7 +108,7 @@ def _among(name, value, kind):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {}
-    return {path: one for key, part in value.items() for path, one in _among(f"{name}.{key}", part, kind).items()}
+    return {dotted: one for key, part in value.items() for dotted, one in _among(f"{name}.{key}", part, kind).items()}
 
 
 class Module(Described):
@@ -171,7 +171,7 @@ class Module(Described):
         return list({id(module): module for module in self.named_modules().values()}.values())
 
     def _named(self, kind):
-        return {f"{path}.{name}" if path else name: value for path, module in self.named_modules().items()
+        return {f"{owner}.{name}" if owner else name: value for owner, module in self.named_modules().items()
                 for attribute, held in vars(module).items() for name, value in _among(attribute, held, kind).items()}
 
     def named_parameters(self):
@@ -239,8 +239,8 @@ class Module(Described):
             if buffer.flags.writeable:
                 buffer[...] = state[name]
             else:
-                path, _, attribute = name.rpartition(".")
-                setattr(self.named_modules()[path], attribute, np.array(state[name]))
+                owner, _, attribute = name.rpartition(".")
+                setattr(self.named_modules()[owner], attribute, np.array(state[name]))
 
     def check_state(self, state, parameters=None, buffers=None):
         """ValueError where ``load_state_dict`` would not take a state."""

@@ -238,8 +238,6 @@ def _unbroadcast(grad, shape):
 
 
 class Add(Function):
-    """a + b, with broadcasting."""
-
     def forward(self, a, b):
         self.shapes = a.shape, b.shape
         return a + b
@@ -249,8 +247,6 @@ class Add(Function):
 
 
 class Subtract(Function):
-    """a - b, with broadcasting."""
-
     def forward(self, a, b):
         self.shapes = a.shape, b.shape
         return a - b
@@ -260,8 +256,6 @@ class Subtract(Function):
 
 
 class Multiply(Function):
-    """a * b, with broadcasting."""
-
     def forward(self, a, b):
         self.a, self.b = a, b
         return a * b
@@ -271,8 +265,6 @@ class Multiply(Function):
 
 
 class Divide(Function):
-    """a / b, with broadcasting."""
-
     def forward(self, a, b):
         self.a, self.b = a, b
         return a / b
@@ -283,8 +275,6 @@ class Divide(Function):
 
 
 class MatMul(Function):
-    """a @ b of two matrices."""
-
     def forward(self, a, b):
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
             raise ValueError(f"@ takes matrices (N, D) and (D, F), got shapes {a.shape} and {b.shape}")
@@ -315,8 +305,6 @@ class Index(Function):
 
 
 class Sum(Function):
-    """Sum of all values."""
-
     def forward(self, x):
         self.shape = x.shape
         return x.sum()

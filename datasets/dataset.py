@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 @dataclass
 class Dataset:
-    """Pictures with what is known about them, ready for a :class:`Loader`.
+    """Pictures with what is known about them, ready for a ``Loader``.
 
     ``dataset[:100]`` is a Dataset of views; ``labels`` is another name of ``targets``.
 
@@ -95,5 +95,5 @@ class Dataset:
 
 
 def Digits(images, labels, name, generated=False):
-    """A :class:`Dataset` of the ten digits, grey ones as in MNIST, others as in SVHN."""
+    """A ``Dataset`` of the ten digits, grey ones as in MNIST, others as in SVHN."""
     return Dataset(images, labels, TEN_DIGITS, name, generated, kind="ink" if np.shape(images)[-1:] == (1,) else "photo")

@@ -1,4 +1,4 @@
-"""Read digits from pictures with a trained model.
+"""Read digits from pictures with a trained network.
 
     python examples/predict.py runs/svhn-a-1-2-4/checkpoint.h5 house.png door.jpg
 
@@ -29,14 +29,14 @@ LARGEST = 1 << 24  # numbers of a picture that a network may ask for
 def parse(argv):
     parser = Parser(__file__, __doc__)
     parser.add_argument("model", metavar="MODEL", type=Path,
-                        help="a checkpoint of a training script, its frozen.npz, or a saved model")
+                        help="a checkpoint of a training script, its frozen.npz, or a saved network")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
     return parser.parse_args(argv, argparse.Namespace(kernels="auto"))
 
 
 def predict(given):
-    model = bitnet.load(given.model.expanduser())
-    shape = model.input_shape
+    network = bitnet.load(given.model.expanduser())
+    shape = network.input_shape
     if shape is None or len(shape) != 3 or shape[2] not in (1, 3) or math.prod(shape) > LARGEST:
         raise CheckpointError(f"{given.model}: expected a network for pictures that tells their size, found one for {shape}")
     code = 0
@@ -51,11 +51,11 @@ def predict(given):
             continue
         try:
             with bitnet.no_grad():
-                probabilities = functional.softmax(model(image[None]).data)[0]
-            if probabilities.ndim != 1 or len(model.classes or probabilities) != len(probabilities):
+                probabilities = functional.softmax(network(image[None]).data)[0]
+            if probabilities.ndim != 1 or len(network.classes or probabilities) != len(probabilities):
                 raise ValueError(f"it gives numbers of shape {probabilities.shape}")
             best = int(probabilities.argmax())
-            name = plain(model.classes[best]) if model.classes else best
+            name = plain(network.classes[best]) if network.classes else best
             print(f"{path}  {name}  {probabilities.max():.4f}", flush=True)
         except ValueError as error:  # the picture is as the network says
             raise CheckpointError(f"{given.model}: expected a network that tells classes of pictures of {shape}, found another "

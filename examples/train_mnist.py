@@ -61,10 +61,10 @@ def train(given):
     recipe = methods.get(settings["method"]).recipe
     teacher = bitnet.load(settings["teacher"]) if settings["teacher"] else None
     try:
-        model = methods.build(settings["method"], "mnist", settings["bits"], settings["model"], seed=settings["seed"])
+        network = methods.build(settings["method"], "mnist", settings["bits"], settings["model"], seed=settings["seed"])
     except ValueError as error:
         raise UsageError(error) from None
-    if teacher and teacher.input_shape != model.input_shape:
+    if teacher and teacher.input_shape != network.input_shape:
         raise UsageError(f"{settings['teacher']}: expected a network for MNIST as the teacher, found another one")
     data, test, messages = load_mnist(settings["data"], download=given.download)
     print(*messages, sep="\n")
@@ -72,13 +72,13 @@ def train(given):
 
     lr = settings["lr"] or recipe.lr
     decay = settings["lr_decay"] and StepDecay(lr, settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)
-    options = methods.training_of(model, lr, decay)
+    options = methods.training_of(network, lr, decay)
     if teacher:
         options["task"] = Distilled(options.pop("loss"), teacher)
-    settings |= {"bits": list(model.method.bits), "lr": lr, "batch_size": settings["batch_size"] or recipe.batch_size}
-    name = model.method.describe()
+    settings |= {"bits": list(network.method.bits), "lr": lr, "batch_size": settings["batch_size"] or recipe.batch_size}
+    name = network.method.describe()
     title = f"{name}, trained on {'generated digits, not MNIST' if data.generated else data.name}"
-    trainer = Trainer(model, data, test, batch_size=settings["batch_size"], seed=settings["seed"], **options,
+    trainer = Trainer(network, data, test, batch_size=settings["batch_size"], seed=settings["seed"], **options,
                       **trainer_options(given, run, where, title))
     return drive(trainer, run, name, title, __file__)
 

@@ -65,21 +65,22 @@ def train(given):
         if given.lr_decay or given.lr_decay_epochs:
             raise UsageError("expected --lr-decay or --method, which has a schedule of its own, found both")
         try:
-            model = methods.build(settings["method"], "svhn", settings["bits"], model=settings["model"], seed=settings["seed"])
+            network = methods.build(settings["method"], "svhn", settings["bits"], model=settings["model"],
+                                    seed=settings["seed"])
         except ValueError as error:
             raise UsageError(error) from None
-        options = methods.training_of(model, given.lr or (run.checkpoint and settings["lr"]))
+        options = methods.training_of(network, given.lr or (run.checkpoint and settings["lr"]))
         settings["lr"] = options["optimizer"].lr
-        name = f"model {settings['model']}, {model.method.describe()}"
+        name = f"model {settings['model']}, {network.method.describe()}"
     else:
-        model = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
-        options = {"optimizer": Adam(model.parameters(), lr=settings["lr"], eps=1e-5),
+        network = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
+        options = {"optimizer": Adam(network.parameters(), lr=settings["lr"], eps=1e-5),
                    "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)}
     data, test, messages = load_digits(settings["data"], extra=settings["extra"], download=given.download)
     print(*messages, sep="\n")
     where = place_of(settings.pop("data"), data)
     title = f"{name}, trained on {'generated digits, not SVHN' if data.generated else data.name}"
-    trainer = Trainer(model, data, test, batch_size=settings["batch_size"], seed=settings["seed"], augment=Augmentation(),
+    trainer = Trainer(network, data, test, batch_size=settings["batch_size"], seed=settings["seed"], augment=Augmentation(),
                       **options, **trainer_options(given, run, where, title))
     return drive(trainer, run, name, title, __file__)
 

@@ -1,4 +1,4 @@
-"""Networks for inference: compiled into stages, on integers wherever the arithmetic allows it, in files that hold only data.
+"""Networks for inference: turned into stages, on integers wherever the arithmetic allows it, in files that hold only data.
 
     network = freeze(net)          a FrozenNetwork; its codes and logits are those of net.eval(), bit for bit
     network(images)                logits

@@ -105,7 +105,7 @@ class Reader:
 
 
 def geometry(conv):
-    """The options of a product that a Conv tells."""
+    """Options of a product, from its Conv."""
     return {"kernel": list(conv.kernel_size), "stride": list(conv.stride), "padding": [list(pair) for pair in conv.padding],
             "groups": conv.groups, "out": conv.out_channels}
 
@@ -359,7 +359,7 @@ PATTERNS = (block_on_integers, first_block)
 
 
 def fused(stages):
-    """Stages with all patterns in their place."""
+    """The stages, and one in the place of several wherever a pattern matches."""
     done, rest = [], list(stages)
     while rest:
         new, count = next((match for match in (pattern(rest) for pattern in PATTERNS) if match), ([rest[0]], 1))
@@ -368,7 +368,7 @@ def fused(stages):
 
 
 def freeze(net, shape=None):
-    """Compile a trained network into stages for inference.
+    """Turn a trained network into stages for inference, with the same codes and logits, bit for bit.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def freeze(net, shape=None):
 
     Returns
     -------
-    network : FrozenNetwork, with the same codes and logits as ``net.eval()``
+    network : FrozenNetwork, which gives what ``net.eval()`` gives
 
     Raises
     ------

@@ -17,7 +17,7 @@ from bitnet.kernels.pointwise import norm
 from bitnet.kernels.pointwise.pool import max_pool
 from bitnet.kernels.pointwise.threshold import pack_thresholds
 from bitnet.kernels.products import accumulator_type, dense, direct, popcount
-from bitnet.kernels.products.geometry import Conv, Operand, top
+from bitnet.kernels.products.geometry import Conv, Operand, largest_level
 from bitnet.kernels.products.packing import join_pixels, pack_channels
 
 PIXELS = 1 << 12  # of a filter, a stride or a padding, at most
@@ -76,7 +76,7 @@ class Product(Stage):
 
     def _plan_sums(self):
         conv, w = self.conv, self.weights
-        self.bound = top(self.before) * top(w) * conv.group_in * conv.tap_count
+        self.bound = largest_level(self.before) * largest_level(w) * conv.group_in * conv.tap_count
         if w.encoding == "unsigned" or 2 * self.bound >= 1 << 31:
             raise ValueError(f"expected bipolar or ternary weights and sums that fit int32, got {w.encoding} ones and sums up "
                              f"to {self.bound}")

@@ -1,8 +1,8 @@
 """Stages: what a frozen network consists of. A stage is data, and a small class that runs it.
 
-What travels between stages is a float32 array, or ``Codes``, or, from one integer stage to the next, packed words. What it is
-follows from the stages alone: each tells from the ``Wire`` that enters it which one leaves it, and which arrays it has, before
-there are any. So a file can be checked whole before anything of it is read.
+What travels between stages is a float32 array, or ``Codes``, or, from one integer stage to the next, packed words. A ``Wire``
+has its shape, and which codes it holds. From the Wire that enters it, a stage tells the one that leaves it, and the types and
+shapes of its own arrays. So a file is checked whole before any array is read.
 """
 
 import math
@@ -89,7 +89,7 @@ def codes_wire(shape, codes):
 
 
 def real(x):
-    """What travels as a float32 array."""
+    """Codes or an array, as a float32 array."""
     return x.decode() if isinstance(x, Codes) else x
 
 
@@ -149,7 +149,7 @@ class Stage:
         return self
 
     def prepare(self):
-        """Check the arrays' values, and bring them into the form that kernels like."""
+        """Check the arrays' values, and bring them into the form that kernels want."""
 
     def __getitem__(self, part):
         return self.arrays.get(f"{self.name}.{part}")
@@ -362,7 +362,7 @@ class Centred(Stage):
 
 
 class Clip(Stage):
-    """Limits to [low, high]; null: to nothing on that side."""
+    """Limits to [low, high]; null: no limit on that side."""
 
     kind, monotone = "clip", True
 

@@ -16,10 +16,7 @@ def same_padding(size, kernel, stride):
 
 
 def paddings(padding, size, kernel, stride):
-    """((top, bottom), (left, right)) from "same", one number, or two that may be pairs themselves.
-
-    Sizes of the image and of the filter, and strides, are pairs (vertical, horizontal). ValueError for another text.
-    """
+    """((top, bottom), (left, right)) from "same", one number, or two, or two pairs; other arguments are pairs."""
     if isinstance(padding, str):
         if padding != "same":
             raise ValueError(f'padding must be "same" or numbers of pixels, got {padding!r}')

@@ -85,8 +85,6 @@ def dropout(x, drop=0.5):
 
 
 class Tanh(Function):
-    """tanh(x)."""
-
     def forward(self, x):
         self.y = np.tanh(x)
         return self.y

@@ -1,7 +1,5 @@
 """Layers that multiply by weights: convolutions and fully connected layers, float or quantized."""
 
-import math
-
 import numpy as np
 
 from bitnet import functional, random
@@ -113,8 +111,7 @@ class Conv2d(Weighted):
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding, self.groups, self.weight_decay = stride, padding, groups, weight_decay
         shape = (*filter_size, in_channels // groups, out_channels)
-        self._make(shape, math.prod(shape[:3]), bias, weight_decay,
-                   (weight_quantizer, input_quantizer, grad_quantizer), rng)
+        self._make(shape, int(np.prod(shape[:3])), bias, weight_decay, (weight_quantizer, input_quantizer, grad_quantizer), rng)
 
     def options(self):
         return super().options() | {"bias": self.bias is not None}

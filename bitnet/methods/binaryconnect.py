@@ -10,7 +10,7 @@ HINGE_MLP = Recipe(network="mlp", loss=squared_hinge, schedule=falling(3e-3, 3e-
 
 
 class BinaryConnect(Method):
-    """Signs of the latent weights."""
+    """BinaryConnect (arXiv:1511.00363): weights are the signs of latent ones, everything else is real."""
 
     name, title, paper = "binaryconnect", "BinaryConnect, deterministic", "1511.00363"
     own_bits, ends, last_norm, glorot, clip = (1, 32, 32), True, True, True, 1.0
@@ -22,7 +22,7 @@ class BinaryConnect(Method):
 
 
 class BinaryConnectStochastic(BinaryConnect):
-    """Signs drawn at random in training."""
+    """BinaryConnect with signs drawn at random in training (arXiv:1511.00363)."""
 
     name, title = "binaryconnect_stochastic", "BinaryConnect, stochastic"
     published = {"mnist": (1.18, "MLP 3 x 1024, about"), "svhn": (2.15, "a VGG-like network")}

@@ -11,7 +11,7 @@ from bitnet.quantizers import BinaryInput
 
 
 class Bitwise(Method):
-    """A perceptron squeezed by tanh for half of a run, on bits for the other half: see ``layers.BitwiseLinear``."""
+    """Bitwise Neural Network (arXiv:1601.06071): a perceptron squeezed by tanh, from half of a run on in bits."""
 
     name, title, paper = "bitwise", "Bitwise Neural Network", "1601.06071"
     own_bits, extends, ends = (1, 1, 32), False, True

@@ -11,7 +11,7 @@ from bitnet.quantizers import BNNActivation, BNNWeight
 
 
 class BNN(Method):
-    """Signs of weights and of activations."""
+    """Binarized Neural Network (arXiv:1602.02830): weights and activations are signs."""
 
     name, title, paper = "bnn", "Binarized Neural Network", "1602.02830"
     own_bits, ends, last_norm, glorot, clip = (1, 1, 32), True, True, True, 1.0
@@ -28,7 +28,7 @@ class BNN(Method):
 
 
 class BNNShift(BNN):
-    """Batch norm and optimizer by shifts, activations drawn at random."""
+    """BNN with shifts for products in batch norm and optimizer, activations drawn at random (arXiv:1602.02830)."""
 
     name, title, glorot = "bnn_shift", "Binarized Neural Network, shift-based", "power of two"
     recipe = replace(HINGE_MLP, lr=2.0**-6, schedule=falling(2.0**-6, 2.0**-13),

@@ -10,7 +10,7 @@ MOMENTUM = Recipe(optimizer=partial(SGD, momentum=0.9), schedule=Tenths, lr=0.01
 
 
 class BWN(Method):
-    """One scale a layer, in all layers (arXiv:1606.06160)."""
+    """Binary weights with one scale a layer, in all layers (Binary-Weight-Network, arXiv:1606.06160)."""
 
     name, title, paper = "bwn", "Binary-Weight-Network, one scale a layer", "1606.06160"
     own_bits, ends, weight_decay, recipe = (1, 32, 32), True, 1e-4, MOMENTUM
@@ -21,7 +21,7 @@ class BWN(Method):
 
 
 class BWNFilter(Method):
-    """One scale a filter (arXiv:1603.05279)."""
+    """Binary weights with one scale a filter (Binary-Weight-Network, arXiv:1603.05279)."""
 
     name, title, paper = "bwn_filter", "Binary-Weight-Network, one scale a filter", "1603.05279"
     own_bits, clip, centre = (1, 32, 32), 1.0, True

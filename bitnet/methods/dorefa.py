@@ -22,7 +22,9 @@ TABLE_1 = {
 
 
 class DoReFa(Method):
-    """The first and the last layer are float; the first block has a bias instead of batch norm, the last hidden layer's
+    """DoReFa-Net (arXiv:1606.06160): weights, activations and gradients of a few bits in the inner layers.
+
+    The first and the last layer are float. The first block has a bias instead of batch norm; the last hidden layer's
     activations are clipped, not quantized.
 
     Parameters

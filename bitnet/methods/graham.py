@@ -5,7 +5,7 @@ from bitnet.methods.base import Method
 
 
 class Graham(Method):
-    """Activations quantized in the middle of batch norm."""
+    """Activations quantized in the middle of batch norm (arXiv:1702.08231)."""
 
     name, title, paper = "graham", "Low-precision batch-normalized activations", "1702.08231"
     own_bits, free = (32, 2, 32), "A"

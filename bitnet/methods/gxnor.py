@@ -7,7 +7,7 @@ from bitnet.quantizers import GXNORActivation, GXNORWeight
 
 
 class GXNOR(Method):
-    """Weights and activations in {-1, 0, 1}; weights jump between these, and no float copy of one is kept anywhere."""
+    """Gated XNOR (arXiv:1705.09283): weights and activations in {-1, 0, 1}; weights jump, none has a float copy."""
 
     name, title, paper = "gxnor", "Gated XNOR", "1705.09283"
     own_bits, ends, last_norm = (2, 2, 32), True, True

@@ -8,7 +8,7 @@ from bitnet.quantizers import BNNWeight, QNNLinear, QNNLogarithmic
 
 
 class QNN(Method):
-    """Weights of +-1, activations of equally spaced levels."""
+    """Quantized Neural Network (arXiv:1609.07061): weights of +-1, activations of equally spaced levels."""
 
     name, title, paper = "qnn", "Quantized Neural Network, linear", "1609.07061"
     own_bits, free = (1, 2, 32), "A"
@@ -30,7 +30,7 @@ class QNN(Method):
 
 
 class QNNLog(QNN):
-    """Weights of +-1, activations 0 and powers of two."""
+    """Quantized Neural Network (arXiv:1609.07061): weights of +-1, activations 0 and powers of two."""
 
     name, title = "qnn_log", "Quantized Neural Network, logarithmic"
     recipe, published = HINGE_MLP, {}

@@ -5,7 +5,7 @@ from bitnet.quantizers import StaircaseWeight
 
 
 class Staircase(Method):
-    """Weights that become those of DoReFa-Net, gradually."""
+    """Weights that become those of DoReFa-Net, gradually: see ``quantizers.StaircaseWeight``."""
 
     name, title = "staircase", 'Hardening tanh staircase ("Lego-Net")'
     own_bits, free = (1, 32, 32), "W"

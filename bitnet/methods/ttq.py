@@ -5,7 +5,7 @@ from bitnet.quantizers import TTQWeight
 
 
 class TTQ(Method):
-    """Weights in {-W_n, 0, W_p}, both learned."""
+    """Trained Ternary Quantization (arXiv:1612.01064): weights in {-W_n, 0, W_p}, both learned."""
 
     name, title, paper = "ttq", "Trained Ternary Quantization", "1612.01064"
     own_bits = (2, 32, 32)

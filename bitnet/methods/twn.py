@@ -6,7 +6,7 @@ from bitnet.quantizers import TWNWeight
 
 
 class TWN(Method):
-    """Weights in {-alpha, 0, alpha} in all layers."""
+    """Ternary Weight Network (arXiv:1605.04711): weights in {-alpha, 0, alpha} in all layers."""
 
     name, title, paper = "twn", "Ternary Weight Network", "1605.04711"
     own_bits, ends, weight_decay, recipe = (2, 32, 32), True, 1e-4, MOMENTUM

@@ -8,7 +8,7 @@ from bitnet.module import without_values
 
 
 class XNOR(Method):
-    """Blocks of batch norm, binary activation, binary convolution, pooling; the first and the last layer are float."""
+    """XNOR-Net (arXiv:1603.05279): binary inner convolutions after batch norm and sign, scales of weights and inputs."""
 
     name, title, paper = "xnor", "XNOR-Net", "1603.05279"
     own_bits, clip, centre = (1, 1, 32), 1.0, True
@@ -50,7 +50,7 @@ class XNOR(Method):
 
 
 class XNORRelease(XNOR):
-    """As the authors' program has it."""
+    """XNOR-Net as the authors' program has it (arXiv:1603.05279)."""
 
     name, title = "xnor_release", "XNOR-Net as released"
     note = "without the map K, the program's gradient"

@@ -113,7 +113,7 @@ class GXNORWeight(Quantizer):
         return np.rint((np.clip(array, -1, 1) + 1) * 2.0 ** (self.N - 1)).astype(np.uint8)
 
     def at(self, places):
-        """What stands there: Codes, or float32 for N >= 2."""
+        """The numbers at these places: Codes, or float32 for N >= 2."""
         return _space(places, self.N)
 
     def encode_and_save(self, array):

@@ -2,7 +2,7 @@
 
 
 class Callback:
-    """What a :class:`Trainer` calls while it trains. Gradients of the step are still there in ``on_step``."""
+    """What a ``Trainer`` calls while it trains. Gradients of the step are still there in ``on_step``."""
 
     def measure(self, trainer):
         """What to add to the record of an epoch before it is saved: a dict. The network must be left as it was."""

@@ -57,19 +57,19 @@ class Inside(Callback):
             self._start = _signs(trainer.model)
 
     def measure(self, trainer):
-        model, dataset = trainer.model, trainer.loader.dataset
+        network, dataset = trainer.model, trainer.loader.dataset
         count = min(self.samples, len(dataset))
         batch = Batch(dataset.images[:count], dataset.targets[:count].astype(np.int64), np.arange(count))
-        with preserved(model), unfused():
-            model.train()
-            record = {"weights": self._weights(model), "activations": _activations(model, batch),
+        with preserved(network), unfused():
+            network.train()
+            record = {"weights": self._weights(network), "activations": _activations(network, batch),
                       "gradients": self._gradients(trainer, batch)}
-        self._start = _signs(model)
+        self._start = _signs(network)
         return {"inside": record}
 
-    def _weights(self, model):
+    def _weights(self, network):
         found = {}
-        for name, layer in _quantized_layers(model).items():
+        for name, layer in _quantized_layers(network).items():
             codes, data = _weight_codes(layer), layer.weight.data
             magnitude = np.abs(data)
             signs = _signs_of(layer)
@@ -120,9 +120,9 @@ class Inside(Callback):
             draw_inside(Path(self.folder) / "inside.png", trainer.history, self.title)
 
 
-def _quantized_layers(model):
+def _quantized_layers(network):
     """Layers whose weights are codes, by name."""
-    return {module.name: module for module in model.modules() if isinstance(module, Weighted) and module.weight_quantizer}
+    return {module.name: module for module in network.modules() if isinstance(module, Weighted) and module.weight_quantizer}
 
 
 def _weight_codes(layer):
@@ -135,14 +135,14 @@ def _signs_of(layer):
     return codes.values if isinstance(codes, Codes) and codes.encoding == "ternary" else layer.weight.data >= 0
 
 
-def _signs(model):
+def _signs(network):
     with random.preserved():
-        return {name: _signs_of(layer).copy() for name, layer in _quantized_layers(model).items()}
+        return {name: _signs_of(layer).copy() for name, layer in _quantized_layers(network).items()}
 
 
-def _activations(model, batch):
+def _activations(network, batch):
     """What the quantizers of inputs and activations do to the batch."""
-    owners = {id(part): module.name or "network" for module in model.modules() for name, part in module.children().items()
+    owners = {id(part): module.name or "network" for module in network.modules() for name, part in module.children().items()
               if isinstance(part, Quantizer) and name in ("quantizer", "input_quantizer")}
     found = {}
 
@@ -152,7 +152,7 @@ def _activations(model, batch):
             found[owners[id(quantizer)]] = {"saturated": _share(passes == 0), "codes": _histogram(codes)}
 
     with observe(look):
-        model(batch.images)
+        network(batch.images)
     return found
 
 

@@ -34,7 +34,7 @@ def layer_table(model, images, targets, loss=functional.softmax_cross_entropy):
 
 
 def format_layers(model, records, batch_size):
-    """The table of :func:`layer_table` from the records of one step."""
+    """The table of ``layer_table`` from the records of one step."""
     layers = {}
     for record in records:
         layers.setdefault(record.layer, {})[record.role] = record
@@ -74,17 +74,17 @@ def format_layers(model, records, batch_size):
     return "\n".join([columns([head, *rows], left=(0, 1, 2, 7, 8, 9)), *notes])
 
 
-def _owners(model, layers):
+def _owners(network, layers):
     """The layer, among those that multiplied, to whose products each parameter belongs: {parameter: name of the layer}."""
-    named = {path: module.name for path, module in model.named_modules().items() if module.name in layers
+    named = {dotted: module.name for dotted, module in network.named_modules().items() if module.name in layers
              and isinstance(module, Weighted)}
     found = {}
-    for key in model.named_parameters():
-        path = key.rpartition(".")[0]
-        while path and path not in named:
-            path = path.rpartition(".")[0]
-        if path in named:
-            found[key] = named[path]
+    for key in network.named_parameters():
+        dotted = key.rpartition(".")[0]
+        while dotted and dotted not in named:
+            dotted = dotted.rpartition(".")[0]
+        if dotted in named:
+            found[key] = named[dotted]
     return found
 
 

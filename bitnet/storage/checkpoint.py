@@ -37,7 +37,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 
 @dataclass
 class Checkpoint:
-    """What a file holds. Of a file made by :func:`save`, ``optimizer`` is empty.
+    """What a file holds. Of a file made by ``save``, ``optimizer`` is empty.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def save(path, model, **more):
-    """Save a network for :func:`load`: its modules as a description, and their arrays.
+    """Save a network for ``load``: its modules as a description, and their arrays.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def save(path, model, **more):
 
 
 def load(path):
-    """The network in a file of :func:`save` or in the checkpoint of a run, in eval mode.
+    """The network in a file of ``save`` or in the checkpoint of a run, in eval mode.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def save_checkpoint(path, model, optimizer, **more):
 
 
 def load_checkpoint(path):
-    """Read a file of :func:`save` or :func:`save_checkpoint`.
+    """Read a file of ``save`` or ``save_checkpoint``.
 
     Returns
     -------

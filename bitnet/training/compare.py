@@ -43,10 +43,10 @@ class Entry:
     def options(self):
         """The network, and what its Trainer needs beside it."""
         if not self.model:
-            model = methods.build(self.method, bits=self.bits, seed=self.seed)
-            return model, methods.training_of(model)
-        model = models.svhn(self.model, self.bits, seed=self.seed)
-        return model, {"optimizer": Adam(model.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
+            network = methods.build(self.method, bits=self.bits, seed=self.seed)
+            return network, methods.training_of(network)
+        network = models.svhn(self.model, self.bits, seed=self.seed)
+        return network, {"optimizer": Adam(network.parameters(), lr=1e-3, eps=1e-5), "augment": Augmentation(),
                        "schedule": ExponentialDecay(1e-3, 1e-5)}
 
     def row(self):
@@ -65,8 +65,8 @@ class Entry:
 def epochs_that_fit(entry, digits, test, minutes):
     """So many epochs fit into the time, evaluations included: measured on a network that is thrown away."""
     with random.preserved():
-        model, options = entry.options()
-        trainer = Trainer(model, digits, test, epochs=1, batch_size=entry.batch_size, seed=entry.seed, **options)
+        network, options = entry.options()
+        trainer = Trainer(network, digits, test, epochs=1, batch_size=entry.batch_size, seed=entry.seed, **options)
         steps = iter(trainer.loader.epoch(0))
         trainer.train_step(next(steps))  # compiles what is not compiled yet
         started, done = time.perf_counter(), 0
@@ -76,28 +76,28 @@ def epochs_that_fit(entry, digits, test, minutes):
             if time.perf_counter() - started > MEASURED:
                 break
         step = (time.perf_counter() - started) / max(1, done)
-        evaluation = len(test) / inference_speed(model, test)
+        evaluation = len(test) / inference_speed(network, test)
     return max(1, int(MARGIN * 60 * minutes / (step * trainer.loader.steps_per_epoch + evaluation)))
 
 
-def inference_speed(model, test, least=1.0):
+def inference_speed(network, test, least=1.0):
     """Images a second in batches of 256, unfrozen."""
     part = test[:512]
-    evaluate(model, part)
+    evaluate(network, part)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < least:
-        evaluate(model, part)
+        evaluate(network, part)
         done += len(part)
     return done / (time.perf_counter() - started)
 
 
 def products_of(trainer):
     """Records of the products of a training step, and of a forward pass in evaluation."""
-    model, batch = trainer.model, next(iter(trainer.loader.epoch(0)))
-    with preserved(model), execution.log() as training:
-        trainer.task.loss(model.train()(batch.images), batch, trainer).backward()
+    network, batch = trainer.model, next(iter(trainer.loader.epoch(0)))
+    with preserved(network), execution.log() as training:
+        trainer.task.loss(network.train()(batch.images), batch, trainer).backward()
     with execution.log() as evaluation, no_grad():
-        model.eval()(batch.images)
+        network.eval()(batch.images)
     return training, evaluation
 
 
@@ -106,11 +106,11 @@ def bit_share(records):
     return sum(r.macs for r in records if r.family != "float32" and not r.note) / sum(r.macs for r in records)
 
 
-def packed_size(model, records):
+def packed_size(network, records):
     """Bytes of all parameters with the weights of quantized layers in their own bits."""
     bits = {record.layer: record.bits[1] for record in records}
-    own = {id(module.weight): bits.get(module.name, 32) for module in model.modules() if isinstance(module, Weighted)}
-    return sum(report.packed_size(parameter.data, own.get(id(parameter), 32)) for parameter in model.parameters())
+    own = {id(module.weight): bits.get(module.name, 32) for module in network.modules() if isinstance(module, Weighted)}
+    return sum(report.packed_size(parameter.data, own.get(id(parameter), 32)) for parameter in network.parameters())
 
 
 def train_entry(entry, out, minutes, digits, test, notes, stop):
@@ -120,6 +120,7 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     ----------
     notes : dict   # what its checkpoint is to remember, see ``Trainer``
     stop : callable   # asked after every step
+
     Returns
     -------
     row : dict, or None where ``stop`` became true
@@ -128,10 +129,10 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     path = folder / "checkpoint.h5"
     checkpoint = load_checkpoint(path) if path.is_file() else None
     epochs = validated_run(path, checkpoint.more)["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, minutes)
-    model, options = entry.options()
+    network, options = entry.options()
     config = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}
     trainer = Trainer(
-        model, digits, test, epochs=epochs, batch_size=entry.batch_size, seed=entry.seed, **options, checkpoint=path,
+        network, digits, test, epochs=epochs, batch_size=entry.batch_size, seed=entry.seed, **options, checkpoint=path,
         save_every=500, config=config, notes=notes, callbacks=[report.Progress(), report.Files(folder, entry.name)],
     )  # fmt: skip
     if checkpoint:
@@ -146,10 +147,11 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     training, evaluation = products_of(trainer)
     return {
         **entry.row(), "error": 100 * (1 - trainer.history[-1]["test_accuracy"]),
-        "parameters": sum(parameter.data.size for parameter in model.parameters()), "packed": packed_size(model, evaluation),
+        "parameters": sum(parameter.data.size for parameter in network.parameters()),
+        "packed": packed_size(network, evaluation),
         "epochs": epochs, "minutes": trainer.seconds / 60,
         "train_images_per_second": float(np.median([record["images_per_second"] for record in trainer.history])),
-        "infer_images_per_second": inference_speed(model, test), "bit_share_training": bit_share(training),
+        "infer_images_per_second": inference_speed(network, test), "bit_share_training": bit_share(training),
         "bit_share_inference": bit_share(evaluation),
     }  # fmt: skip
 

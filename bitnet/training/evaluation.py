@@ -38,6 +38,7 @@ def evaluate(model, dataset, batch_size=256, stop=lambda: False, task=None):
     batch_size : int
     stop : callable      # asked before every batch
     task : the Trainer's, whose networks are classifiers here
+
     Returns
     -------
     evaluation : Evaluation, or None where ``stop`` became true

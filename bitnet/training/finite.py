@@ -20,6 +20,7 @@ def find_non_finite(model, images, noise):
     model : Module
     images : float32 array
     noise : tuple   # random state before the batch
+
     Returns
     -------
     origin : str    # names the first layer, in order of execution

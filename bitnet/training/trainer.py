@@ -48,6 +48,7 @@ class Trainer:
     callbacks : sequence of Callback
     loss : callable or None          # (logits, targets) -> loss; None: that of the model's method
     task : Task or None              # what a target is, and how well it is met; None: classification with that loss
+
     Attributes
     ----------
     epoch, step : int                # epochs completed, and steps done in the one after them
@@ -85,9 +86,11 @@ class Trainer:
         Parameters
         ----------
         stop : callable   # asked after every step; once true the run saves and returns
+
         Returns
         -------
         finished : bool
+
         Raises
         ------
         NonFiniteError : training diverged; the last checkpoint is kept.
@@ -234,6 +237,7 @@ class Trainer:
         Parameters
         ----------
         checkpoint : Checkpoint or None   # None: read the one at ``self.checkpoint``
+
         Raises
         ------
         CheckpointError : it cannot be read, or was made with another model, data or configuration.

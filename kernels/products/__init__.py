@@ -8,7 +8,7 @@ integers, so which one runs is a matter of speed alone.
 import numpy as np
 
 from bitnet.kernels.products import byte_dot, dense, levels, popcount
-from bitnet.kernels.products.geometry import Operand, to_levels, top
+from bitnet.kernels.products.geometry import Operand, largest_level, to_levels
 
 FAMILIES = {"popcount": popcount, "byte_dot": byte_dot, "float": levels}
 
@@ -34,13 +34,13 @@ def _checked_scale(scale, samples):
 
 
 def _check_range(lhs, rhs, length):
-    if 2 * top(lhs) * top(rhs) * length >= 2 ** 31:
+    if 2 * largest_level(lhs) * largest_level(rhs) * length >= 2 ** 31:
         raise ValueError(f"a sum of {length} products of {lhs.bits} and {rhs.bits} bits does not fit int32")
 
 
 def accumulator_type(lhs, rhs, conv):
     """The type of a forward product's results: int16 where no sum can exceed it, else int32."""
-    largest = top(lhs) * top(rhs) * conv.group_in * conv.tap_count
+    largest = largest_level(lhs) * largest_level(rhs) * conv.group_in * conv.tap_count
     return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
 
 

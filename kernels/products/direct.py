@@ -26,10 +26,10 @@ import numpy as np
 
 from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import kernel
-from bitnet.kernels.machine.vectors import LANES, at, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.machine.vectors import at, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.products.spatial import COLUMNS, panels_for
 from bitnet.kernels.rounding import activation_code
 
-COLUMNS = LANES  # of a register tile
 RUN = 32      # floats of a filter row at most: with more of them, im2col is worth it
 ROWS = 6      # of a register tile, which has six named registers: another number would be another tile
 PIXELS = 240  # of one tile of a convolution
@@ -69,13 +69,9 @@ def _padded(x, conv):
     return np.ascontiguousarray(np.pad(x, ((0, 0), *conv.padding, (0, 0))) if np.any(conv.padding) else x)
 
 
-def _panels(conv):
-    return -(-conv.out_channels // COLUMNS)
-
-
 def _packed(w, bias, conv):
     """Weight in panels of 16 columns (panels, kh * kw * C, 16), and bias; columns past the last are zero."""
-    panels = _panels(conv)
+    panels = panels_for(conv.out_channels)
     weight = np.zeros((w.size // conv.out_channels, panels * COLUMNS), np.float32)
     weight[:, :conv.out_channels] = w.reshape(-1, conv.out_channels)
     shift = np.zeros(panels * COLUMNS, np.float32)
@@ -124,7 +120,7 @@ def forward(x, w, conv, bias=None):
     y = np.empty((len(x), *starts.shape, conv.out_channels), np.float32)
     tiles = -(-starts.size // PIXELS)
     threads.run(_forward, len(x) * tiles, x.reshape(-1), weight, shift, y.reshape(-1), starts.reshape(-1), offsets, x[:1].size,
-                conv.out_channels, _panels(conv), tiles)
+                conv.out_channels, panels_for(conv.out_channels), tiles)
     return y
 
 
@@ -174,7 +170,7 @@ def encode(x, w, conv, bias, pool, bits):
     codes, route = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     threads.run(_encode, len(x) * len(windows), x.reshape(-1), weight, shift,
                 (np.ascontiguousarray(windows[:, 0]), starts, offsets), np.float32((1 << bits) - 1), codes.reshape(-1),
-                route.reshape(-1), (x[:1].size, conv.out_channels, _panels(conv), pool * pool))
+                route.reshape(-1), (x[:1].size, conv.out_channels, panels_for(conv.out_channels), pool * pool))
     return codes, route
 
 
@@ -290,7 +286,7 @@ def _weight_grad(start, stop, x, g, partial, tables, sizes):
 def weight_grad(g, x, conv):
     """``dense.weight_grad`` of float32 arrays: float32 array (kh, kw, C, F)."""
     starts, offsets = _tables(conv, x.shape[1:3])
-    depth, panels = len(offsets), _panels(conv)
+    depth, panels = len(offsets), panels_for(conv.out_channels)
     x, starts = _padded(x, conv), starts.reshape(-1)
     if conv.out_channels % COLUMNS:
         g = np.pad(g, ((0, 0), (0, 0), (0, 0), (0, panels * COLUMNS - conv.out_channels)))

@@ -41,7 +41,7 @@ def to_levels(codes, dtype=np.int64):
     return values
 
 
-def top(codes):
+def largest_level(codes):
     """The largest magnitude of a level."""
     return 1 if codes.encoding == "ternary" else (1 << codes.bits) - 1
 

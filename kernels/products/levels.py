@@ -7,12 +7,12 @@ reaches 2**24 (float32) or 2**53 (float64, taken where float32 would not do), so
 import numpy as np
 
 from bitnet.kernels.products import dense
-from bitnet.kernels.products.geometry import to_levels, top
+from bitnet.kernels.products.geometry import largest_level, to_levels
 
 
 def _exact(lhs, rhs, length):
     """The float type in which a sum of ``length`` products of the operands' levels is exact."""
-    return np.float32 if top(lhs) * top(rhs) * length < 2 ** 24 else np.float64
+    return np.float32 if largest_level(lhs) * largest_level(rhs) * length < 2 ** 24 else np.float64
 
 
 def _scaled(accum, scale):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels.products.geometry import Conv, Operand, to_levels, top
+from bitnet.kernels.products.geometry import Conv, Operand, largest_level, to_levels
 
 GOOD = Conv(4, 6, (3, 3), (1, 1), ((1, 1), (1, 1)), 2)
 
@@ -60,7 +60,7 @@ def test_levels(bits):
     n = 2**bits - 1
     values = np.arange(n + 1, dtype=np.uint8)
     unsigned, bipolar = Operand(values, bits, "unsigned"), Operand(values, bits, "bipolar")
-    assert top(unsigned) == n
+    assert largest_level(unsigned) == n
     assert unsigned.levels().tolist() == list(range(n + 1))
     assert bipolar.levels().tolist() == list(range(-n, n + 1, 2))
     assert to_levels(bipolar, np.float32).dtype == np.float32
