@@ -29,12 +29,19 @@ class _Norm(Module):
         return [initial(shape, lambda: np.zeros(shape), np.float64), initial(shape, lambda: np.ones(shape), np.float64)]
 
     def flow(self, signal, visit):
-        if signal.shape is not None and signal.shape[-1] != self.channels:
-            raise ValueError(f"{self.name or 'the batch norm'} takes {self.channels} channels, got shape {signal.shape}")
+        if signal.shape is not None:
+            self._fits(signal.shape)
         return signal.real()
 
+    def _fits(self, shape):
+        if tuple(shape[-1:]) != (self.channels,):
+            raise ValueError(f"{self.name or 'the batch norm'} takes {self.channels} channels, got shape {tuple(shape)}")
+
     def check(self, shape):
-        """ValueError where training meets one value a channel: each would be its own mean, and all results 0."""
+        """ValueError where there are other channels, or where training meets one value a channel: each would be its own mean,
+        and all results 0.
+        """
+        self._fits(shape)
         if self.training and math.prod(shape[:-1]) == 1:
             raise ValueError(f"{self.name or 'batch norm'} needs more than one value a channel in training, got a batch of "
                              f"shape {tuple(shape)}: a larger batch size helps")

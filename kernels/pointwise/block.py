@@ -18,7 +18,7 @@ from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.noise import uniform
 from bitnet.kernels.machine.vectors import LANES, at, copy16, prefetch, put
 from bitnet.kernels.pointwise.quantize import gradient_code, gradient_factor, gradient_limits
-from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
+from bitnet.kernels.pointwise.walk import add_lanes, check_channels, lines_of, over_lines, repeated
 from bitnet.kernels.rounding import activation_code
 
 # Loops go over segments of a line of pixels (``walk.lines_of``), and the constants of the channels are repeated for each
@@ -99,6 +99,7 @@ def encode(accum, kappa, scale, shift, pool, bits):
     -------
     codes, route : uint8 arrays (N, H // pool, W // pool, C)
     """
+    check_channels(accum.shape, scale, shift)
     samples, height, width, channels = accum.shape
     _, line, segment = lines_of(accum.shape)
     shape = (samples, height // pool, width // pool, channels)
@@ -205,6 +206,7 @@ def grad_codes(g, route, accum, kappa, scale, slope, offset, pool, bits, key):
     -------
     codes : uint8 array of accum's shape; largest : float32 array (N,), max |dy| of each sample
     """
+    check_channels(accum.shape, scale, slope, offset)
     samples, height, _, channels = accum.shape
     _, line, segment = lines_of(accum.shape)
     codes, largest = np.empty(accum.shape, np.uint8), np.empty(samples, np.float32)

@@ -5,7 +5,7 @@ import numpy as np
 from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import kernel
 from bitnet.kernels.machine.vectors import at, put
-from bitnet.kernels.pointwise.walk import add_lanes, lines_of, over_lines, repeated
+from bitnet.kernels.pointwise.walk import add_lanes, check_channels, lines_of, over_lines, repeated
 
 
 @kernel
@@ -39,6 +39,7 @@ def _channel_affine(start, stop, x, scale, shift, line, segment, out):
 
 def channel_affine(x, scale, shift):
     """``x * scale + shift`` with one scale and shift for each channel (the last axis)."""
+    check_channels(x.shape, scale, shift)
     out = np.empty(x.shape, x.dtype)
     lines, line, segment = lines_of(x.shape)
     threads.run(_channel_affine, lines, x.reshape(-1), scale.astype(x.dtype), shift.astype(x.dtype), line, segment,
@@ -57,6 +58,7 @@ def _channel_blend(start, stop, a, b, scale_a, scale_b, shift, line, segment, ou
 
 def channel_blend(a, b, scale_a, scale_b, shift):
     """``a * scale_a + b * scale_b + shift``, scales and shift one for each channel."""
+    check_channels(a.shape, scale_a, scale_b, shift)
     out = np.empty(a.shape, a.dtype)
     lines, line, segment = lines_of(a.shape)
     threads.run(_channel_blend, lines, a.reshape(-1), b.reshape(-1), scale_a.astype(a.dtype), scale_b.astype(a.dtype),

@@ -40,6 +40,13 @@ def lines_of(shape):
     return math.prod(shape[:-1]) // max(1, width), width * channels, -(-width // max(1, parts)) * channels
 
 
+def check_channels(shape, *constants):
+    """ValueError where arrays do not hold one number for each channel (the last axis): kernels do not look at bounds."""
+    for values in constants:
+        if values.shape != shape[-1:]:
+            raise ValueError(f"expected a number for each channel of shape {shape}, got {values.shape}")
+
+
 def over_lines(kernel, shape, *args):
     """Run a kernel that leaves two float64 sums a channel for each tile of lines, and add the tiles: (2, channels).
 

@@ -33,6 +33,14 @@ def test_what_no_layer_can_be_made_with(make):
         make()
 
 
+@pytest.mark.parametrize("kind", [layers.BatchNorm, layers.ShiftBatchNorm, layers.LowPrecisionBatchNorm])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_norm_of_other_channels_touches_no_memory(kind, training):
+    for x in (normal(2, 40), normal(2, 3, 3, 81), normal(2, 1)):
+        with pytest.raises(ValueError, match=r"the batch norm takes 80 channels, got shape \(2, "):
+            kind(80).train(training)(x)
+
+
 def test_parameters_buffers_and_modules_are_found_by_name():
     net = small()
     assert list(net.named_parameters()) == ["0.weight", "0.bias", "1.gamma", "1.beta", "6.weight",

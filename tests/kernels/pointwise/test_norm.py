@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitnet.kernels.pointwise import norm, walk
+from bitnet.kernels.pointwise import block, norm, walk
 
 each_float = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 # (N, H, W) or (N, W)
@@ -37,3 +37,13 @@ def test_channels_of_a_matrix():
 def test_channel_sums_are_taken_in_float64():
     a = np.full((100_000, 1), 0.1, np.float32)  # in float32 the sum drifts in the fourth digit
     assert norm.channel_sums(a, a)[0, 0] == pytest.approx(100_000 * float(np.float32(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (1, 4)])
+def test_constants_of_other_channels_are_refused(shape):
+    x, good, bad = normal((2, 3, 4)), normal(4), normal(shape)
+    accum = np.zeros((2, 3, 3, 4), np.int32)
+    for call in (lambda: norm.channel_affine(x, good, bad), lambda: norm.channel_affine(x, bad, good),
+                 lambda: norm.channel_blend(x, x, good, bad, good), lambda: block.encode(accum, 1.0, bad, good, 1, 2)):
+        with pytest.raises(ValueError, match="expected a number for each channel"):
+            call()
