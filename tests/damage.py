@@ -369,7 +369,7 @@ def prepared(seed, case, sound, target):
     if draw < 0.5:
         path.write_bytes(spoiled(path.read_bytes(), rng))
     else:
-        cannot_be = TypeError, ValueError, OSError, OverflowError, RecursionError, MemoryError  # what a format does not hold
+        cannot_be = TypeError, ValueError, IndexError, OSError, OverflowError, RecursionError, MemoryError  # in that format
         with contextlib.suppress(*cannot_be), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (false_file if draw < 0.55 else FALSE.get(path.suffix, false_picture))(path, rng)
