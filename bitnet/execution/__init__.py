@@ -5,15 +5,18 @@ on the one that ``dispatch`` measured to be the quickest. Where one operand is a
 the log says so. In no other way do codes become floats.
 """
 
+import copy
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from bitnet import random
 from bitnet.codes import Codes
 from bitnet.execution import dispatch
 from bitnet.kernels import products
+from bitnet.kernels.machine import ahead
 from bitnet.kernels.pointwise import norm
 from bitnet.kernels.products import dense
 from bitnet.settings import Setting
@@ -73,6 +76,18 @@ class Record:
 def log():
     """Collect a Record of every product that is executed inside ``with``, in a list: ``with log() as records``."""
     return _log.set_to([])
+
+
+def rehearse(model, step):
+    """Compile what ``step(model)`` needs on all processors, before it is done; without this, one compiles as it comes along.
+
+    Parameters
+    ----------
+    model : Module     # stays as it is: the step is done to a copy
+    step : callable    # of a model; kernels do not run in it, so what it computes means nothing
+    """
+    with _log.set_to(None), _watcher.set_to(None), random.preserved(), np.errstate(all="ignore"):
+        ahead.rehearse(lambda: step(copy.deepcopy(model)))
 
 
 class _Scope(ContextDecorator):

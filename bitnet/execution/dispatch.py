@@ -102,6 +102,8 @@ def choose(product, run, forget=lambda: None):
     family = known.quickest(kind)
     if family is not None:
         return run(family), Choice(family, "known")
+    if threads.is_rehearsal():  # nothing runs, so nothing can be measured, but each of these will be
+        return [run(family) for family in products.FAMILIES if family != "float"][-1], Choice("popcount", "known")
     times, result = measure(product, run, forget)
     known.add(kind, times)
     return result, Choice(known.quickest(kind), "measured")

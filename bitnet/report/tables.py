@@ -16,7 +16,7 @@ def layer_table(model, images, targets, loss=functional.softmax_cross_entropy):
     """Run one real training step, without its update, and say what every layer executed.
 
     The network, its batch norm statistics and all random numbers are as before afterwards. Kernels that this machine has
-    not compiled yet are compiled on the way.
+    not compiled yet are compiled before.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def layer_table(model, images, targets, loss=functional.softmax_cross_entropy):
     -------
     table : str
     """
+    execution.rehearse(model, lambda net: loss(net.train()(images), targets).backward())
     with preserved(model), execution.log() as records:
         loss(model.train()(images), targets).backward()
     return format_layers(model, records, len(images))

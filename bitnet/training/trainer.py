@@ -111,6 +111,9 @@ class Trainer:
                 callback.on_end(self)
 
     def _run(self, stop):
+        if self.epoch < self.epochs:
+            images = next(self.loader.epoch(0)).images
+            execution.rehearse(self.model, lambda net: net.train()(images).mean().backward())  # any loss needs these kernels
         while self.epoch < self.epochs:
             self.model.train()
             with contextlib.closing(self.loader.epoch(self.epoch, self.step)) as batches:

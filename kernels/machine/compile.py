@@ -92,6 +92,11 @@ def _usable(folder):
     return reason is None
 
 
+def store_works():
+    """Can compiled kernels be kept?"""
+    return _usable(cache_folder())
+
+
 @lru_cache(maxsize=256)
 def _file_hash(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -144,6 +149,10 @@ class Store:
     def thaw(self, context, kept):
         """What ``freeze`` gave, compiled again."""
         return self._serializer.rebuild(context, kept)
+
+    def holds(self, signature, target_context):
+        """Is there a file for these types?"""
+        return os.path.isfile(self._path(signature, target_context.codegen()))
 
     def load_overload(self, signature, target_context):
         """The compiled form for these types, or None. Whatever is wrong with a file, it is compiled again."""
@@ -206,7 +215,7 @@ def inlined(function):
 
 
 class _Announcer(event.Listener):
-    """Prints a line when the first kernel is compiled and counts the rest."""
+    """Prints a line when the first kernel is compiled, counts those of this process and how long it spent on them."""
 
     def __init__(self, stream):
         self.stream, self.kernels, self.seconds, self._depth, self._start = stream, 0, 0.0, 0, 0.0
@@ -234,4 +243,4 @@ def announce(stream=None):
         yield listener
     if listener.kernels:
         kept = f"kept in {cache_folder()}" if _usable(cache_folder()) else "not kept"
-        print(f"compiled {listener.kernels} kernels in {listener.seconds:.1f} s, {kept}", file=listener.stream, flush=True)
+        print(f"compiled kernels in {listener.seconds:.1f} s, {kept}", file=listener.stream, flush=True)

@@ -143,7 +143,7 @@ def _run(function, tiles, args, short):
     if not tiles:
         return
     if _local.program is not None:
-        _note(_local.program, function, tiles, args)
+        _check(_local.program.add(function, tiles, args))
         return
     count = 1 if short or _local.inside else min(_threads, tiles, MOST)
     board = _board or _make_board()
@@ -162,27 +162,29 @@ def _check(failed):
         raise MemoryError("there was no memory for what a kernel works with")
 
 
-def _note(program, function, tiles, args):
-    if hasattr(function, "py_func"):
-        _check(program.add(function, tiles, args))
-    else:
-        program.complete = False
-        function(0, tiles, *args)
-
-
 def is_busy():
     """Does a kernel that begins here stay in this thread, or become part of a program?"""
     return _local.inside or _local.program is not None
 
 
 @contextmanager
-def recording():
-    """Kernels that run inside the block are written down too: the Program that the block gives."""
-    before, _local.program = _local.program, Program()
+def noted_in(program):
+    """Inside the block kernels are not run but given to ``program.add(function, tiles, args)``."""
+    before, _local.program = _local.program, program
     try:
-        yield _local.program
+        yield program
     finally:
         _local.program = before
+
+
+def recording():
+    """Kernels that run inside the block are written down too: the Program that the block gives."""
+    return noted_in(Program())
+
+
+def is_rehearsal():
+    """Are kernels not run here, so that there is nothing in their results to go by?"""
+    return getattr(_local.program, "only_notes", False)
 
 
 def rerun(program):

@@ -77,7 +77,7 @@ def test_compilation_is_announced_the_first_time_only(written_kernel, tmp_path):
     assert first.kernels == 1 and first.seconds > 0
     begin, end = stream.getvalue().splitlines()
     assert begin.startswith("compiling kernels")
-    assert end.startswith("compiled 1 kernels in ") and str(tmp_path / "cache") in end
+    assert end.startswith("compiled kernels in ") and str(tmp_path / "cache") in end
     stream = io.StringIO()
     with announce(stream) as second:
         written_kernel()(1)
