@@ -1,6 +1,7 @@
 """Networks and runs on disk: one HDF5 file each, no pickle, never half written.
 
-    /            attributes: format, version, checksum
+    512 bytes    a line of text: what the file is, and the SHA-256 of all that follows. The rest is HDF5
+    /            attributes: format, version
     /meta        a JSON text: the network as a description of its modules (``bitnet.description``), and everything else that is
                  not an array
     /model/*     parameters and buffers, by dotted name
@@ -10,13 +11,14 @@ The file is made in memory, written beside its target and then renamed: a full d
 JSON keeps float64 exactly (shortest text that reads back as the same number), so a resumed run repeats every bit.
 
 A file is not believed: the tree is built without values, what it must hold is compared with what the file says it holds, and
-that with the file's size, before any array is read.
+that with the file's size, before any array is read. The library of HDF5 may crash or hang on a damaged file, so it sees none:
+the digest comes first.
 """
 
+import hashlib
 import io
 import json
 import math
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +32,10 @@ from bitnet.storage.atomic import write_atomically
 from bitnet.storage.door import LARGEST_TEXT, CheckpointError, parsed, plain, regular
 
 FORMAT = "bitnet checkpoint"
-VERSION = 2  # 1: a configuration in the place of the description, see ``legacy``
+VERSION = 3  # 1: a configuration in the place of the description; 1 and 2: no digest, see ``legacy``
 ARRAYS = 100_000
+_SEAL = 512  # bytes before the HDF5 part, which its readers skip ("user block")
+_TITLE = b"bitnet checkpoint, SHA-256 of byte 512 and on: "
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 
 
@@ -143,12 +147,32 @@ def save_checkpoint(path, model, optimizer, **more):
     meta = json.dumps({"model": description.describe(model), "optimizer": scalars, "more": more}, default=_plain)
 
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, checksum=_checksum(meta, arrays))
+    with h5py.File(buffer, "w", userblock_size=_SEAL) as file:
+        file.attrs.update(format=FORMAT, version=VERSION)
         file["meta"] = meta
         for name, value in arrays.items():
             file[name] = value
-    write_atomically(path, buffer.getbuffer())
+    content = buffer.getbuffer()
+    content[:_SEAL] = _seal(hashlib.sha256(content[_SEAL:]))
+    write_atomically(path, content)
+
+
+def _seal(digest):
+    """The 512 bytes that stand before the HDF5 part of a file, whose digest this is."""
+    return (_TITLE + digest.hexdigest().encode() + b"\n").ljust(_SEAL, b"\0")
+
+
+def _sealed(path):
+    """Whether a file begins with a digest, which is compared; CheckpointError where it differs, or for no checkpoint."""
+    with open(path, "rb") as file:
+        seal = file.read(_SEAL)
+        if seal.startswith(_SIGNATURE):
+            return False
+        if not seal.startswith(_TITLE):
+            raise CheckpointError(f"{path}: expected a checkpoint in HDF5, found another kind of file")
+        if seal != _seal(hashlib.file_digest(file, "sha256")):
+            raise CheckpointError(f"{path}: expected a checkpoint, found one cut short or damaged: its SHA-256 does not match")
+        return True
 
 
 def load_checkpoint(path):
@@ -164,22 +188,23 @@ def load_checkpoint(path):
     """
     path = regular(path, "a checkpoint")
     try:
-        with open(path, "rb") as file:
-            if file.read(8) != _SIGNATURE:
-                raise CheckpointError(f"{path}: expected a checkpoint in HDF5, found another kind of file")
+        sealed = _sealed(path)
+        if not sealed:
+            legacy.rehearse(path)
         with h5py.File(path, "r") as file:
-            return _read(path, file)
+            return _read(path, file, sealed)
     except CheckpointError:
         raise
     except Exception as error:  # h5py meets damage with almost any exception, and a disk may fail
         raise CheckpointError(f"{path}: expected a checkpoint, found one cut short or damaged: {plain(error)}") from None
 
 
-def _read(path, file):
+def _read(path, file, sealed):
     found = file.attrs.get("format", "no format"), file.attrs.get("version", "none")
-    if found[0] != FORMAT or found[1] not in (1, VERSION):
-        raise CheckpointError(f"{path}: expected {FORMAT!r} of version 1 or {VERSION}, found {plain(found[0], 40)!r} of "
-                              f"version {plain(found[1], 40)}")
+    expected = (VERSION,) if sealed else (1, 2)
+    if found[0] != FORMAT or found[1] not in expected:
+        raise CheckpointError(f"{path}: expected {FORMAT!r} of version {' or '.join(map(str, expected))}, found "
+                              f"{plain(found[0], 40)!r} of version {plain(found[1], 40)}")
     meta = _dataset(file, "meta", path)
     if meta.shape != () or not h5py.check_string_dtype(meta.dtype) or path.stat().st_size < meta.nbytes:
         raise CheckpointError(f"{path}: expected a text meta, found something else")
@@ -208,7 +233,7 @@ def _read(path, file):
     _check_model(path, meta["model"], {names[name].partition("/")[2]: data for name, data in arrays.items()
                                        if name.startswith("model/")}, old)
     values = {name: data[()] for name, data in arrays.items()}
-    if file.attrs["checksum"] != _checksum(text, values):
+    if not sealed and file.attrs["checksum"] != legacy.checksum(text, values):
         raise CheckpointError(f"{path}: expected a checkpoint, found one whose checksum does not match")
     parts = {"model": {}, "optimizer": meta["optimizer"]}
     for name, value in values.items():
@@ -251,15 +276,6 @@ def _check_model(path, tree, arrays, old):
         dtype, shape = shapes[name]
         if data.dtype != dtype or data.shape != shape:
             raise CheckpointError(f"{path}: expected {name} as {dtype} of shape {shape}, found {data.dtype} of {data.shape}")
-
-
-def _checksum(meta, arrays):
-    checksum = zlib.crc32(meta.encode())
-    for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
-        checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
-        checksum = zlib.crc32(value.view(np.uint8) if value.ndim else value.tobytes(), checksum)
-    return checksum
 
 
 def _plain(value):

@@ -1,4 +1,9 @@
-"""Checkpoints of version 1, which held a configuration of one of three networks, in the terms of today.
+"""Checkpoints of versions 1 and 2.
+
+Both have a checksum inside, which the library of HDF5 must read, and not before everything. That library may crash or hang on
+a damaged file, so that another process opens such a file first.
+
+Version 1 held a configuration of one of three networks, which is told in the terms of today:
 
     {"name": "svhn", "model", "bits", "overrides", "seed"}                 models.svhn
     {"name": "method", "method", "data", "bits", "network", "model", ...}  methods.build; on SVHN in blocks of the method's own
@@ -9,11 +14,52 @@ Parameters have the same order as then, so an optimizer's arrays keep their numb
 
 import json
 import re
+import subprocess
+import sys
+import zlib
+
+import numpy as np
 
 from bitnet import description, methods, models
 from bitnet.layers import Block, Conv2d, Flatten, Images, Sequential
 from bitnet.module import without_values
 from bitnet.storage.door import CheckpointError, plain
+
+PATIENCE = 20  # seconds that HDF5 may take for a file
+_WALK = """
+import os, sys
+sys.path[:] = {path}
+import h5py
+def read(name, one):
+    if isinstance(one, h5py.Dataset) and not one.external and not one.is_virtual and one.nbytes <= os.path.getsize(sys.argv[1]):
+        one[()]
+with h5py.File(sys.argv[1], "r") as file:
+    dict(file.attrs)
+    file.visititems(read)
+"""
+
+
+def rehearse(path):
+    """CheckpointError for a file that makes the library of HDF5 crash or hang; whatever else is wrong, its reader will tell."""
+    if not sys.executable:  # Python inside another program
+        return
+    try:
+        command = [sys.executable, "-c", _WALK.format(path=sys.path), path]
+        ended = subprocess.run(command, timeout=PATIENCE, capture_output=True).returncode
+    except subprocess.TimeoutExpired:
+        ended = None
+    if ended not in (0, 1):
+        raise CheckpointError(f"{path}: expected a checkpoint, found one cut short or damaged: HDF5 cannot read it")
+
+
+def checksum(meta, arrays):
+    """CRC-32 of the text and of every array."""
+    checksum = zlib.crc32(meta.encode())
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
+        checksum = zlib.crc32(value.view(np.uint8) if value.ndim else value.tobytes(), checksum)
+    return checksum
 
 
 def described(config, arrays, path):

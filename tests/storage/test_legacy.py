@@ -49,6 +49,14 @@ def test_a_frozen_network_gives_the_same_logits():
     assert digest([bitnet.load(BEFORE / "frozen.npz")(rows(1, 40).images).data]) == LOGITS
 
 
+@pytest.mark.parametrize("what, ended", [("os.kill(os.getpid(), 11)", "crash"), ("import time; time.sleep(60)", "hang")])
+def test_a_file_on_which_hdf5_crashes_or_hangs(monkeypatch, what, ended):
+    monkeypatch.setattr(legacy, "_WALK", f"import os; {what}")
+    monkeypatch.setattr(legacy, "PATIENCE", 1)
+    with pytest.raises(CheckpointError, match="damaged: HDF5 cannot read it"):
+        load_checkpoint(BEFORE / "run.h5")
+
+
 CONFIG = {"name": "method", "data": "mnist", "network": "lenet", "model": "A", "seed": 3}
 
 
