@@ -7,7 +7,7 @@
 Knows nothing of kernels, tensors or layers.
 """
 
-from .catalog import load, load_digits
+from .catalog import load, load_digits, load_test
 from .dataset import DataError, Dataset, Digits
 from .folder import load_folder
 from .generated import load_generated
@@ -31,6 +31,7 @@ __all__ = [
     "load_generated",
     "load_mnist",
     "load_svhn",
+    "load_test",
     "luminance",
     "prepare_digit",
     "prepare_for",

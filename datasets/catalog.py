@@ -7,8 +7,9 @@ from .dataset import DataError
 from .download import fetch_svhn
 from .files import describe_folder, resolved
 from .folder import load_folder
-from .generated import TEST_COUNT, TRAIN_COUNT, read_both
-from .mnist import SIZE, load_mnist
+from .generated import TEST_COUNT, TRAIN_COUNT, read_both, read_generated
+from .mnist import SIZE, load_mnist, read_mnist
+from .mnist import has_split as has_idx
 from .svhn import has_split, read_splits
 
 DEFAULT_FOLDER = Path("data", "svhn")  # below the folder in which the script is started
@@ -56,6 +57,39 @@ def load(name, folder=None, *, download=False, extra=False, size=None, cache_dir
     for message in messages if folder is None and train.generated else messages[1:]:  # the first says what was asked for
         warnings.warn(message, stacklevel=2)
     return train, test
+
+
+def load_test(data, shape, cache_dir=None):
+    """The test set in a folder of any kind that there is a reader for, without being told which.
+
+    Parameters
+    ----------
+    data : str, Path         # a folder with SVHN, with idx files, or with train/CLASS/ and test/CLASS/; or "synthetic"
+    shape : (int, int, int)  # (H, W, C) that a network takes: the size of images that come in any
+    cache_dir : str, Path or None
+    Returns
+    -------
+    test : Dataset
+    messages : list of str   # for the first lines of a script's output
+    Raises
+    ------
+    DataError : there is nothing of the kind, or it cannot be read.
+    """
+    if data == "synthetic":
+        test, messages = read_generated("test", TEST_COUNT, shape[0], 0, cache_dir, plain=shape[2] == 1)
+        return test, [f"data: {len(test):,} generated digits. They are drawn by a program: accuracies on them say nothing "
+                      "about photographs or handwriting", *messages]
+    folder = resolved(data)
+    if has_split(folder, "test"):
+        test, messages = read_splits(folder, ["test"], shape[0], cache_dir)
+    elif has_idx(folder, "test"):
+        test, messages = read_mnist(folder, "test", cache_dir)
+    elif (folder / "train").is_dir():
+        _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
+    else:
+        raise DataError(f"{folder}: expected test_32x32.mat or test/digitStruct.mat (SVHN), t10k-images-idx3-ubyte (MNIST) or "
+                        f"train/CLASS/ and test/CLASS/ with images, found {describe_folder(folder)}")
+    return test, [f"data: {test.name}, {len(test):,} images; from {folder}", *messages]
 
 
 def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None, base_url=None):

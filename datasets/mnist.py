@@ -49,6 +49,11 @@ def _missing(folder):
     return [name for name in OFFICIAL if _find(folder, name) is None]
 
 
+def has_split(folder, split):
+    """True where the folder holds both files of this split."""
+    return all(_find(folder, name) for name in _names(split))
+
+
 def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
     """A training set and a test set of 28 x 28 grey digits.
 

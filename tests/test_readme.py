@@ -12,6 +12,7 @@ import pytest
 
 import bitnet
 from bitnet import models, report
+from bitnet.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
@@ -65,6 +66,14 @@ def test_scripts_have_the_options_that_the_readme_uses():
     assert len(helps) == 8
     named = set(re.findall(r"`(--[a-z-]+)", README))
     assert named and all(re.search(rf"{option}\b", "".join(helps.values())) for option in named)
+
+
+def test_commands_are_those_of_the_command_line():
+    lines = re.findall(r"^python -m bitnet (.*)", README, re.MULTILINE)
+    for words in (shlex.split(line, comments=True) for line in lines):
+        options = {name for names, _ in COMMANDS[words[0]][2] for name in names}
+        assert {word for word in words if word.startswith("--")} <= options, words
+    assert {line.split()[0] for line in lines} == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -134,8 +134,13 @@ class FrozenNetwork:
         np.savez_compressed(buffer, network=np.array(json.dumps(self.describe())), **arrays)
         write_atomically(path, buffer.getbuffer())
 
-    def summary(self):
-        """A line for each stage: what it is, bits of weights and of what meets them, what leaves, bytes."""
+    def summary(self, shape=None):
+        """A line for each stage: what it is, bits of weights and of what meets them, what leaves, bytes.
+
+        A shape is that of a sample, as ``Module.summary`` takes it; ValueError where the network takes another one.
+        """
+        if shape is not None and tuple(shape) != self.input_shape:
+            raise ValueError(f"this network takes {self.input_shape}, got the shape {tuple(shape)}")
         rows = [["stage", "what", "W,A", "gives", "bytes"]]
         for stage in every(self.stages):
             widths = ",".join(map(str, stage.widths)) if isinstance(stage, Product) else ""

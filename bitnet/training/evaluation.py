@@ -42,6 +42,10 @@ def evaluate(model, dataset, batch_size=256, stop=lambda: False, task=None):
     Returns
     -------
     evaluation : Evaluation, or None where ``stop`` became true
+
+    Raises
+    ------
+    ValueError : a network that does not tell as many classes as the dataset has.
     """
     training, probabilities = model.training, []
     model.eval()
@@ -51,7 +55,11 @@ def evaluate(model, dataset, batch_size=256, stop=lambda: False, task=None):
                 if stop():
                     return None
                 images = np.ascontiguousarray(dataset.images[start : start + batch_size])
-                probabilities.append(functional.softmax(model(images).data))
+                logits = model(images).data
+                if logits.ndim != 2 or logits.shape[1] < len(dataset.classes):
+                    raise ValueError(f"expected a network that tells {len(dataset.classes)} classes, as {dataset.name} has, "
+                                     f"found one that gives {logits.shape[1:]}")
+                probabilities.append(functional.softmax(logits))
     finally:
         if training:
             model.train()
