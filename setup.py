@@ -10,5 +10,4 @@ setup(
     package_dir={"bitnet": "bitnet", "bitnet.kernels": "kernels", "bitnet.datasets": "datasets"},
     packages=["bitnet", *(f"bitnet.{name}" for name in find_packages("bitnet")), "bitnet.kernels",
               *(f"bitnet.kernels.{name}" for name in find_packages("kernels")), "bitnet.datasets"],
-    entry_points={"console_scripts": ["bitnet = bitnet.__main__:main"]},
 )

@@ -187,6 +187,12 @@ def test_the_wheel_holds_bitnet_and_nothing_else(wheel):
     assert {name for name in names if name.endswith(".py")} == expected
 
 
+def test_the_wheel_installs_the_command_line(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
+        assert "bitnet = bitnet.__main__:main" in file.read(name).decode()
+
+
 def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
