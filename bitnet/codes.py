@@ -38,6 +38,11 @@ class Codes:
         return self.values.shape[self.per == "term":]
 
     @property
+    def width(self):
+        """Bits that a number takes: of a sum of several codes, those of all of them."""
+        return self.bits * (len(self.values) if self.per == "term" else 1)
+
+    @property
     def one_scale(self):
         """Is there a single scale for all levels?"""
         return np.ndim(self.scale) == 0

@@ -152,7 +152,7 @@ class Product(Stage):
     @property
     def widths(self):
         """Bits of weights and of what meets them."""
-        return 32 if self.weights is None else self.weights.bits, self.before.bits
+        return 32 if self.weights is None else self.weights.bits * self.summands, self.before.bits
 
 
 def _scaled(y, scale):

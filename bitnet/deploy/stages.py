@@ -25,6 +25,7 @@ from bitnet.quantizers import (
     BitwiseActivation,
     BNNActivation,
     DoReFaActivation,
+    FixedPointActivation,
     GXNORActivation,
     NormalizedActivation,
     QNNLinear,
@@ -40,8 +41,8 @@ KINDS = {}
 
 # Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
 RISING = {kind.encode_and_save for kind in (
-    BinaryInput, BitwiseActivation, BNNActivation, DoReFaActivation, GXNORActivation, NormalizedActivation, QNNLinear,
-    QNNLogarithmic, XNORActivation)}
+    BinaryInput, BitwiseActivation, BNNActivation, DoReFaActivation, FixedPointActivation, GXNORActivation,
+    NormalizedActivation, QNNLinear, QNNLogarithmic, XNORActivation)}
 
 
 class Wire(NamedTuple):

@@ -137,7 +137,7 @@ path = role  # its former name
 
 
 def _bits(operand):
-    return operand.bits if isinstance(operand, Codes) else 32
+    return operand.width if isinstance(operand, Codes) else 32
 
 
 def _record(role, family, lhs, rhs, conv, batch, size, note="", how=""):

@@ -10,9 +10,11 @@ from bitnet.quantizers.binaryconnect import BinaryConnectWeight
 from bitnet.quantizers.bitwise import BitwiseActivation, BitwiseWeight
 from bitnet.quantizers.bnn import BinaryInput, BNNActivation, BNNWeight, PixelInput
 from bitnet.quantizers.dorefa import DoReFaActivation, DoReFaGradient, DoReFaWeight, quantize_k
+from bitnet.quantizers.fixed_point import FixedPointActivation
 from bitnet.quantizers.graham import NormalizedActivation
 from bitnet.quantizers.gxnor import GXNORActivation, GXNORWeight
 from bitnet.quantizers.qnn import QNNLinear, QNNLogarithmic
+from bitnet.quantizers.sketch import SketchWeight
 from bitnet.quantizers.staircase import StaircaseWeight
 from bitnet.quantizers.ttq import TTQWeight
 from bitnet.quantizers.twn import TWNWeight
@@ -20,9 +22,9 @@ from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORWeight
 
 __all__ = [
     "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput", "BitwiseActivation", "BitwiseWeight",
-    "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "GXNORActivation", "GXNORWeight", "NormalizedActivation",
-    "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "StaircaseWeight", "TTQWeight", "TWNWeight", "XNORActivation",
-    "XNORWeight", "get", "names", "quantize_k",
+    "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation", "GXNORActivation", "GXNORWeight",
+    "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SketchWeight", "StaircaseWeight",
+    "TTQWeight", "TWNWeight", "XNORActivation", "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -51,6 +53,9 @@ _QUANTIZERS = {
     "bitwise_weight": (BitwiseWeight, {}),
     "bitwise_activation": (BitwiseActivation, {}),
     "staircase": (StaircaseWeight, {}),
+    "fixed_point": (FixedPointActivation, {"bits": 8}),
+    "sketch": (SketchWeight, {}),
+    "sketch_direct": (SketchWeight, {"refined": False}),
 }
 
 

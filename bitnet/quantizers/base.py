@@ -67,7 +67,7 @@ class Quantizer(Module):
     def flow(self, signal, visit):
         with random.preserved():
             codes = self.encode_and_save(np.zeros(1, np.float32), *[] if self.scales is None else [self.scales.data])[0]
-        return Signal(signal.shape, codes.bits, codes.encoding) if isinstance(codes, Codes) else signal.real()
+        return Signal(signal.shape, codes.width, codes.encoding) if isinstance(codes, Codes) else signal.real()
 
     def __repr__(self):
         return f"{type(self).__name__}({self.about()})"

@@ -5,7 +5,7 @@ import numpy as np
 from bitnet import execution, functional
 from bitnet.execution import dispatch
 from bitnet.layers import Weighted
-from bitnet.module import preserved
+from bitnet.module import Signal, preserved
 from bitnet.text import columns, packed_size, size_text
 
 ROLES = ("forward", "input_grad", "weight_grad")
@@ -40,14 +40,14 @@ def format_layers(model, records, batch_size):
     for record in records:
         layers.setdefault(record.layer, {})[record.role] = record
     parameters = {name: parameter.data for name, parameter in model.named_parameters().items()}
-    owners = _owners(model, layers)
+    owners, widths = _owners(model, layers), weight_bits(model)
     head = ["layer", "output", "W,A,G", "parameters", "float", "packed", "MMAC", "forward", "input grad", "weight grad"]
     rows, totals, notes = [], np.zeros(4), []
     for name, products in layers.items():
         forward, own = products["forward"], {}
         for key in [key for key in parameters if owners.get(key) == name]:
             own[key] = parameters.pop(key)
-        bits = _bits(products)
+        bits = _bits(products, widths.get(name))
         sums = [
             sum(array.size for array in own.values()),
             sum(array.nbytes for array in own.values()),
@@ -100,9 +100,19 @@ def _source_of_choice(records):
     return [f"kernels: the quickest of each product, {when}; {where}"]
 
 
-def _bits(products):
-    """(W, A, G) of a layer, from the operands of its products: input and weight, gradient and input."""
+def weight_bits(network):
+    """Bits of the weights of quantized layers, by the layer's name; of weights that are sums, those of all terms."""
+    return {module.name: module.weight_quantizer.flow(Signal(), None).bits for module in network.modules()
+            if isinstance(module, Weighted) and module.weight_quantizer}
+
+
+def _bits(products, width):
+    """(W, A, G) of a layer, from the operands of its products: input and weight, gradient and input.
+
+    ``width`` is what the bits of a quantized weight are, several products of fewer bits though there may be.
+    """
     a_bits, w_bits = products["forward"].bits
+    w_bits = w_bits if w_bits == 32 or width is None else width
     g_bits = products["weight_grad"].bits[0] if "weight_grad" in products else 32
     return w_bits, a_bits, g_bits
 

@@ -108,7 +108,8 @@ def bit_share(records):
 
 def packed_size(network, records):
     """Bytes of all parameters with the weights of quantized layers in their own bits."""
-    bits = {record.layer: record.bits[1] for record in records}
+    widths = report.weight_bits(network)
+    bits = {record.layer: 32 if record.bits[1] == 32 else widths.get(record.layer, record.bits[1]) for record in records}
     own = {id(module.weight): bits.get(module.name, 32) for module in network.modules() if isinstance(module, Weighted)}
     return sum(report.packed_size(parameter.data, own.get(id(parameter), 32)) for parameter in network.parameters())
 

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-import bitnet
 from bitnet import (
-    Codes,
     Parameter,
     Residual,
     Sequential,
@@ -20,14 +18,11 @@ from bitnet import (
 )
 from bitnet import functional as F
 from bitnet.datasets import Digits
-from bitnet.methods.base import Method, places_of
 from bitnet.quantizers import (
     BNNActivation,
     DoReFaActivation,
-    DoReFaGradient,
     GXNORWeight,
     NormalizedActivation,
-    Quantizer,
     TTQWeight,
 )
 from bitnet.storage import load, load_checkpoint, save
@@ -466,65 +461,3 @@ class Toy(Method):
     def weight(self):
         return HalfWeight()
 """
-
-
-class Sketch(Quantizer):
-    """Weights as sums of m signs with a scale a filter, each the best for what the ones before it leave."""
-
-    one_scale = False
-
-    def __init__(self, m):
-        super().__init__(1)
-        self.m = m
-
-    def encode_and_save(self, array):
-        rest, terms, scales = array.astype(np.float64), [], []
-        for _ in range(self.m):
-            terms.append(rest >= 0)
-            scales.append(np.abs(rest).mean(axis=tuple(range(rest.ndim - 1))))
-            rest = rest - scales[-1] * np.where(terms[-1], 1, -1)
-        return Codes(np.array(terms, np.uint8), 1, "bipolar", np.array(scales), "term"), None
-
-
-@pytest.fixture
-def sketching():
-    class Sketching(Method):
-        name = "sketching"
-
-        def convert(self, tree, data):
-            for place in places_of(tree, ends=True):
-                place.layer.quantize(Sketch(3), DoReFaActivation(8) if place.first or place.last else None, DoReFaGradient(8))
-            return tree
-
-    yield Sketching()
-    methods.base.METHODS.pop("sketching", None)
-
-
-def test_a_method_converts_after_training_to_weights_of_several_terms(sketching):
-    images = np.random.default_rng(0).random((6, 28, 28, 1), np.float32)
-    net = methods.DoReFa(32, 8, 32).apply(models.build("lenet"), seed=0)
-    net = sketching.convert(net, images)
-    with execution.log() as records:
-        y = net(images)
-        y.sum().backward()
-    roles = [record.role for record in records]  # images get no gradient
-    assert [roles.count(role) for role in ("forward", "input_grad", "weight_grad")] == [3 * 4, 3 * 3, 4]
-    assert {record.family for record in records} <= set(execution.FAMILIES)
-    assert all(parameter.grad is not None for parameter in net.parameters())
-    frozen = bitnet.freeze(net.eval())
-    with no_grad():
-        np.testing.assert_allclose(frozen(images).data, net(images).data, rtol=1e-5, atol=1e-4)
-
-
-def test_terms_add_up():
-    weight = np.random.default_rng(1).normal(size=(3, 3, 5, 7)).astype(np.float32)
-    codes = Sketch(2).encode(weight)
-    first, second = codes.terms()
-    assert codes.shape == weight.shape == first.shape and first.per_filter
-    np.testing.assert_array_equal(codes.decode(np.float64), first.decode(np.float64) + second.decode(np.float64))
-    errors = [np.square(Sketch(m).encode(weight).decode() - weight).sum() for m in range(1, 6)]
-    assert errors == sorted(errors, reverse=True)
-    expected = np.square(weight).sum((0, 1, 2)) - 45 * np.abs(weight).mean((0, 1, 2)) ** 2
-    np.testing.assert_allclose(errors[0], expected.sum(), 1e-5)
-    flat = codes.reshape((45, 7))
-    np.testing.assert_array_equal(flat.decode(), codes.decode().reshape(45, 7))
