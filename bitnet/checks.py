@@ -20,6 +20,15 @@ def wholes(what, values, count=None, low=0, high=LARGEST):
     return tuple(whole(what, value, low, high) for value in values)
 
 
+def padding(what, value):
+    """``value``; ValueError where it is neither "same", nor a whole number, nor (vertical, horizontal) ones or pairs of them."""
+    if value != "same":
+        for side in value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]:
+            for one in wholes(what, side, 2) if isinstance(side, (list, tuple)) else [side]:
+                whole(what, one)
+    return value
+
+
 def number(what, value, low=-math.inf, high=math.inf):
     """``value``; ValueError where it is no number within bounds, or a whole one that compiled code could not take."""
     good = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high

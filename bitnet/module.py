@@ -493,12 +493,18 @@ class Residual(Module):
 
     Parameters
     ----------
-    *modules : the body, one after the other
+    *modules, **named : the body, one after the other
     shortcut : a module in the place of the identity, or None
     """
 
-    def __init__(self, *modules, shortcut=None):
-        self.body, self.shortcut = Sequential(*modules), shortcut
+    def __init__(self, *modules, shortcut=None, **named):
+        self.body, self.shortcut = Sequential(*modules, **named), shortcut
+
+    def __getattr__(self, name):
+        layers = self.__dict__["body"].layers if "body" in self.__dict__ else {}
+        if name in layers:
+            return layers[name]
+        raise AttributeError(f"{type(self).__name__} has no layer and no attribute {name!r}")
 
     @classmethod
     def rebuild(cls, body, shortcut):

@@ -13,7 +13,7 @@ from functools import reduce
 
 import numpy as np
 
-from bitnet import layers
+from bitnet import functional, layers
 from bitnet.codes import Codes
 from bitnet.deploy.network import FrozenNetwork
 from bitnet.deploy.products import First, Product, Thresholds
@@ -21,6 +21,7 @@ from bitnet.deploy.stages import (
     Affine,
     AvgPool,
     Centred,
+    Channels,
     Clip,
     Join,
     MaxPool,
@@ -230,16 +231,27 @@ def _(module, name, out):
 
 @reads(layers.MaxPool)
 def _(module, name, out):
-    out.add(MaxPool, name, _window(module))
+    out.add(MaxPool, name, _window(module, out))
 
 
 @reads(layers.AvgPool)
 def _(module, name, out):
-    out.add(AvgPool, name, _window(module))
+    out.add(AvgPool, name, _window(module, out) | ({"total": True} if module.total else {}))
 
 
-def _window(module):
-    return {"size": module.size, "stride": module.stride or module.size, "padding": module.padding}
+def _window(module, out):
+    stride, padding = functional.pooling(out.wire.shape, module.size, module.stride, module.padding)
+    sides = {side for pair in padding for side in pair}
+    return {"size": module.size, "stride": stride, "padding": sides.pop() if len(sides) == 1 else [list(pair) for pair in padding]}
+
+
+@reads(layers.Standardize)
+def _(module, name, out):
+    if module.order:
+        out.add(Channels, f"{name}.order", {"order": list(module.order)})
+    if module.mean:
+        scale, shift = functional.standard_constants(module.mean, module.std, np.float32)
+        out.add(Affine, name, scale=scale, shift=shift)
 
 
 @reads(layers.Flatten)

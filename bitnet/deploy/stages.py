@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitnet import functional
-from bitnet.checks import LARGEST, check_name, number, whole, wholes
+from bitnet import checks, functional
+from bitnet.checks import LARGEST, check_name, number, truth, whole, wholes
 from bitnet.codes import Codes
 from bitnet.description import rebuild
 from bitnet.kernels.machine import threads
@@ -379,6 +379,23 @@ class Clip(Stage):
         return quantize.clip(np.ascontiguousarray(real(x)), *self.bounds)
 
 
+class Channels(Stage):
+    """The channels in another order: number i of what leaves is number order[i] of what enters. Codes stay codes."""
+
+    kind = "channels"
+
+    def plan(self, order):
+        self.order = list(wholes("an order of channels", order))
+        if sorted(self.order) != list(range(self.before.shape[-1])):
+            raise ValueError(f"expected a place for each of {self.before.shape[-1]} channels, got {order!r}")
+        return self.before
+
+    def run(self, x):
+        if isinstance(x, Codes):
+            return x.with_values(np.ascontiguousarray(x.values[..., self.order]))
+        return np.ascontiguousarray(x[..., self.order])
+
+
 class Tanh(Stage):
     kind = "tanh"
 
@@ -421,11 +438,12 @@ class MaxPool(Stage):
 
 
 class AvgPool(Stage):
-    """The mean of each window."""
+    """The mean of each window, or its sum where ``total`` is true."""
 
     kind, by_image = "avg_pool", False  # NumPy's order of summation may depend on the shape
 
-    def plan(self, size, stride, padding):
+    def plan(self, size, stride, padding, total=False):
+        truth("total", total)
         return self.before.reals(pooled_shape(self.before.shape, size, stride, padding))
 
     def run(self, x):
@@ -438,9 +456,9 @@ def pooled_shape(shape, size, stride, padding):
         raise ValueError(f"pooling takes images (H, W, C), got shape {shape}")
     whole("the size of a pooling window", size, 1, 16)
     whole("the stride of a pooling", stride, 1)
-    if 2 * whole("the padding of a pooling", padding) > size or min(shape[:2]) + 2 * padding < size:
-        raise ValueError(f"a pooling window of {size} with padding {padding} does not fit shape {shape}")
-    return *((length + 2 * padding - size) // stride + 1 for length in shape[:2]), shape[2]
+    padding = pool.sides(checks.padding("the padding of a pooling", padding))
+    functional.pooling(shape, size, stride, padding)
+    return *pool.pooled(shape[:2], size, stride, padding), shape[2]
 
 
 class Reshape(Stage):

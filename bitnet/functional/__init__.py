@@ -37,15 +37,18 @@ from bitnet.functional.pointwise import (
     mean_magnitude,
     pair,
     relu,
+    standard_constants,
+    standardize,
     tanh,
 )
-from bitnet.functional.pool import AvgPool, MaxPool, avg_pool, max_pool
+from bitnet.functional.pool import AvgPool, MaxPool, avg_pool, max_pool, pooling
 from bitnet.tensor import as_tensor
 
 __all__ = [
     "AvgPool", "BatchNorm", "Clip", "Conv2d", "ConvBlock", "Dropout", "FirstBlock", "LowPrecisionBatchNorm", "MaxPool",
     "MeanMagnitude", "ReLU", "ShiftBatchNorm", "SoftTargets", "SoftmaxCrossEntropy", "SquaredHinge", "Tanh", "ap2", "as_tensor",
     "avg_pool", "batch_norm", "batch_statistics", "bitwise_disagreement", "clip", "conv2d", "convolution_of", "dropout",
-    "linear", "low_precision_batch_norm", "max_pool", "mean_magnitude", "paddings", "pair", "relu", "same_padding",
-    "shift_batch_norm", "shift_statistics", "soft_targets", "softmax", "softmax_cross_entropy", "squared_hinge", "tanh",
+    "linear", "low_precision_batch_norm", "max_pool", "mean_magnitude", "paddings", "pair", "pooling", "relu", "same_padding",
+    "shift_batch_norm", "shift_statistics", "soft_targets", "softmax", "softmax_cross_entropy", "squared_hinge",
+    "standard_constants", "standardize", "tanh",
 ]  # fmt: skip

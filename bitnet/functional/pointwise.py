@@ -5,6 +5,7 @@ import numpy as np
 from bitnet import random
 from bitnet.codes import Codes
 from bitnet.kernels.pointwise import quantize
+from bitnet.kernels.pointwise.norm import channel_affine
 from bitnet.kernels.pointwise.update import ap2_constants
 from bitnet.tensor import Function, as_tensor
 
@@ -45,6 +46,38 @@ class ReLU(Function):
 def relu(x):
     """max(x, 0); the gradient passes where x > 0."""
     return ReLU.apply(as_tensor(x))
+
+
+class Standardize(Function):
+    """y[..., i] = (256 * x[..., order[i]] - mean[i]) / std[i]; codes stay codes where there is no mean."""
+
+    takes_codes = True
+
+    def forward(self, x, mean, std, order):
+        self.order, self.factor = order, None
+        if mean is None:
+            return x.with_values(self._ordered(x.values)) if isinstance(x, Codes) else self._ordered(x)
+        y = self._ordered(x.decode() if isinstance(x, Codes) else x)
+        self.factor, shift = standard_constants(mean, std, y.dtype)
+        return channel_affine(y, self.factor, shift)
+
+    def _ordered(self, x):
+        return np.ascontiguousarray(x if self.order is None else x[..., list(self.order)])
+
+    def backward(self, grad_output):
+        grad = grad_output if self.factor is None else grad_output * self.factor
+        return grad if self.order is None else np.ascontiguousarray(grad[..., np.argsort(self.order)])
+
+
+def standard_constants(mean, std, dtype):
+    """scale and shift, arrays of a number a channel, with (256 * x - mean) / std = scale * x + shift."""
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    return (256 / std).astype(dtype), (-mean / std).astype(dtype)
+
+
+def standardize(x, mean=None, std=None, order=None):
+    """Images in [0, 1) as (256 * x - mean) / std, channels in another order; see ``layers.Standardize``."""
+    return Standardize.apply(as_tensor(x), mean=mean, std=std, order=order)
 
 
 class Dropout(Function):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.functional.conv import paddings
 from bitnet.kernels.pointwise import pool
 from bitnet.tensor import Function, as_tensor
 
@@ -22,11 +23,20 @@ class MaxPool(Function):
         return pool.max_pool_grad(np.ascontiguousarray(grad_output), self.taps, self.shape, *self.window)
 
 
-def _check_window(x, size, stride, padding):
-    stride = size if stride is None else stride
-    if len(x.shape) != 4 or not 0 <= 2 * padding <= size or min(x.shape[1:3]) + 2 * padding < size or stride < 1:
-        raise ValueError(f"a pooling window of {size} with stride {stride} and padding {padding} does not fit shape {x.shape}")
-    return stride
+def pooling(shape, size, stride=None, padding=0):
+    """(stride, ((top, bottom), (left, right))) of windows on images (H, W, C); see ``max_pool``.
+
+    Raises
+    ------
+    ValueError : windows that do not fit.
+    """
+    stride, given = size if stride is None else stride, padding
+    if len(shape) == 3 and stride >= 1:
+        padding = paddings(padding, shape[:2], (size, size), (stride, stride))
+        fits = all(0 <= 2 * side <= size for pair in padding for side in pair)
+        if fits and min(length + sum(pair) for length, pair in zip(shape, padding, strict=False)) >= size:
+            return stride, padding
+    raise ValueError(f"a pooling window of {size} with stride {stride} and padding {given} does not fit shape {tuple(shape)}")
 
 
 def max_pool(x, size, stride=None, padding=0):
@@ -37,7 +47,8 @@ def max_pool(x, size, stride=None, padding=0):
     x : Tensor (N, H, W, C)
     size : pixels of a window's side, at most 16
     stride : pixels between windows; None: ``size``
-    padding : pixels around the image that count as minus infinity, at most half of ``size``
+    padding : pixels around the image that count as minus infinity, at most half of ``size``; as that of ``conv2d``: one number,
+        ((top, bottom), (left, right)), or "same" for ceil(H / stride) windows, an odd pixel at the end
 
     Raises
     ------
@@ -46,31 +57,33 @@ def max_pool(x, size, stride=None, padding=0):
     if size > 16:  # a byte tells where in the window a maximum was
         raise ValueError(f"a max-pooling window has at most 16 pixels a side, got {size}")
     x = as_tensor(x)
-    return MaxPool.apply(x, size=size, stride=_check_window(x, size, stride, padding), padding=padding)
+    stride, padding = pooling(x.shape[1:], size, stride, padding)
+    return MaxPool.apply(x, size=size, stride=stride, padding=padding)
 
 
 class AvgPool(Function):
-    """Mean of each window, padding counting as zeros."""
+    """Mean, or with ``total`` sum, of each window, padding counting as zeros."""
 
-    def forward(self, x, size, stride, padding):
-        self.shape, self.window = x.shape, (size, stride, padding)
-        padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    def forward(self, x, size, stride, padding, total):
+        self.shape, self.window, self.area = x.shape, (size, stride, padding), 1 if total else size * size
+        padded = np.pad(x, ((0, 0), *padding, (0, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-        return np.ascontiguousarray(windows.mean(axis=(-2, -1), dtype=x.dtype))
+        return np.ascontiguousarray((windows.sum if total else windows.mean)(axis=(-2, -1), dtype=x.dtype))
 
     def backward(self, grad_output):
-        size, stride, padding = self.window
+        size, stride, ((top, bottom), (left, right)) = self.window
         samples, height, width, channels = self.shape
-        grad = np.zeros((samples, height + 2 * padding, width + 2 * padding, channels), grad_output.dtype)
-        share = grad_output / (size * size)
+        grad = np.zeros((samples, height + top + bottom, width + left + right, channels), grad_output.dtype)
+        share = grad_output / self.area
         rows, columns = grad_output.shape[1] * stride, grad_output.shape[2] * stride
         for y in range(size):
             for x in range(size):
                 grad[:, y:y + rows:stride, x:x + columns:stride][:, :share.shape[1], :share.shape[2]] += share
-        return np.ascontiguousarray(grad[:, padding:padding + height, padding:padding + width])
+        return np.ascontiguousarray(grad[:, top:top + height, left:left + width])
 
 
-def avg_pool(x, size, stride=None, padding=0):
-    """Average pooling; see ``max_pool``. Padding counts as zeros, and ``size`` is not limited."""
+def avg_pool(x, size, stride=None, padding=0, total=False):
+    """Average pooling; see ``max_pool``. Padding counts as zeros, and ``size`` is not limited. ``total``: sums, not means."""
     x = as_tensor(x)
-    return AvgPool.apply(x, size=size, stride=_check_window(x, size, stride, padding), padding=padding)
+    stride, padding = pooling(x.shape[1:], size, stride, padding)
+    return AvgPool.apply(x, size=size, stride=stride, padding=padding, total=total)

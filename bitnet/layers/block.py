@@ -32,7 +32,7 @@ class Block(Module):
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, groups : see ``Conv2d``
-    pool : size of a max pooling, or None
+    pool : size of a max pooling, or a ``MaxPool``, or None
     norm : with batch norm; without one the convolution has a bias
     drop : share of the outputs that a dropout zeroes in training, in [0, 1)
     order : "conv", "norm", "pool" and "act", each once, separated by spaces: in which order they run
@@ -51,7 +51,7 @@ class Block(Module):
                  order="conv norm pool act", rng=None):
         conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups, bias=not norm, rng=rng)
         self._assemble(order, conv, BatchNorm(out_channels) if norm else None, Activation(),
-                       MaxPool(pool) if pool and pool > 1 else None, Dropout(drop) if drop else None)
+                       pool if isinstance(pool, Module) else MaxPool(pool) if pool and pool > 1 else None, Dropout(drop) if drop else None)
 
     def _assemble(self, order, conv, norm, act, pool, drop):
         self.conv, self.norm, self.act, self.pool, self.drop, self._decided = conv, norm, act, pool, drop, None

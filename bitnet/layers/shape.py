@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
-from bitnet import functional
-from bitnet.checks import whole, wholes
+from bitnet import checks, functional
+from bitnet.checks import number, truth, whole, wholes
+from bitnet.kernels.pointwise.pool import pooled
 from bitnet.module import Module
 from bitnet.tensor import Tensor
 
@@ -54,19 +55,52 @@ class Images(Module):
         return signal.with_shape(self.shape)
 
 
+class Standardize(Module):
+    """Images in [0, 1) as numbers of about mean 0 and deviation 1, their channels in an order that authors had.
+
+        y[..., i] = (256 * x[..., order[i]] - mean[i]) / std[i]
+
+    Parameters
+    ----------
+    mean, std : a number for each channel of y, in units of a pixel, 0 to 255; None: y = x in that order, and codes stay codes
+    order : the channels of x, (2, 1, 0) to make BGR of RGB; None: as they are
+    """
+
+    def __init__(self, mean=None, std=None, order=None):
+        if (mean is None) != (std is None):
+            raise ValueError(f"a standardization needs a mean and a deviation, or neither, got {mean!r} and {std!r}")
+        self.order = order and wholes("an order of channels", order)
+        self.mean, self.std = mean and _numbers("a mean", mean), std and _numbers("a deviation", std, 1e-3)
+        counts = {len(one) for one in (mean, std, order) if one is not None}
+        if len(counts) > 1 or (order and sorted(order) != list(range(len(order)))):
+            raise ValueError(f"expected a mean, a deviation and a place for each channel, got {mean!r}, {std!r} and {order!r}")
+
+    def forward(self, x):
+        return functional.standardize(x, self.mean, self.std, self.order)
+
+    def flow(self, signal, visit):
+        channels = len(self.order or self.mean or ())
+        if signal.shape is not None and channels and signal.shape[-1] != channels:
+            raise ValueError(f"{self.name or 'the standardization'} takes {channels} channels, got shape {signal.shape}")
+        return signal if self.mean is None else signal.real()
+
+
+def _numbers(what, values, low=-math.inf):
+    return tuple(number(what, value, low) for value in values)
+
+
 class _Pool(Module):
+    """size, stride, padding: see ``functional.max_pool``."""
+
     def __init__(self, size, stride=None, padding=0):
-        self.size, self.padding = whole("the size of a pooling window", size, 1), whole("the padding of a pooling", padding)
+        self.size, self.padding = whole("the size of a pooling window", size, 1), checks.padding("the padding of a pooling", padding)
         self.stride = None if stride is None else whole("the stride of a pooling", stride, 1)
 
     def _shape_after(self, shape):
         if shape is None:
             return None
-        stride = self.stride or self.size
-        height, width = ((length + 2 * self.padding - self.size) // stride + 1 for length in shape[:2])
-        if min(height, width) < 1:
-            raise ValueError(f"{self.name or 'the pool'}: a window of {self.size} does not fit shape {shape}")
-        return height, width, shape[2]
+        stride, padding = functional.pooling(shape, self.size, self.stride, self.padding)
+        return *pooled(shape[:2], self.size, stride, padding), shape[2]
 
 
 class MaxPool(_Pool):
@@ -85,10 +119,14 @@ class MaxPool(_Pool):
 
 
 class AvgPool(_Pool):
-    """Average pooling."""
+    """Average pooling; with ``total`` the sums of windows, not their means."""
+
+    def __init__(self, size, stride=None, padding=0, total=False):
+        super().__init__(size, stride, padding)
+        self.total = truth("total", total)
 
     def forward(self, x):
-        return functional.avg_pool(x, self.size, self.stride, self.padding)
+        return functional.avg_pool(x, self.size, self.stride, self.padding, self.total)
 
     def flow(self, signal, visit):
         return signal.real(self._shape_after(signal.shape))

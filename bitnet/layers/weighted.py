@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bitnet import functional, random
+from bitnet import checks, functional, random
 from bitnet.checks import instance, wholes
 from bitnet.kernels.products.geometry import Conv
 from bitnet.module import Module, Parameter, initial
@@ -101,10 +101,7 @@ class Conv2d(Weighted):
         wholes("channels and groups", (in_channels, out_channels, groups), low=1)
         filter_size = wholes("the size of a filter", functional.pair(kernel_size), 2, 1)
         wholes("the stride of a convolution", functional.pair(stride), 2, 1)
-        if padding != "same":
-            sides = padding if isinstance(padding, (list, tuple)) else (padding, padding)
-            for side in sides if len(sides) == 2 else [sides]:
-                wholes("the padding of a convolution", functional.pair(side), 2)
+        checks.padding("the padding of a convolution", padding)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"expected positive numbers of channels that {groups} groups divide, got {in_channels} and "
                              f"{out_channels}")

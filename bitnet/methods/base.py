@@ -77,7 +77,8 @@ class Method(Described):
     order : of its blocks, see ``Block``; None: as they are
     last_norm : batch norm after the last layer
     glorot : the learning rate of latent weights times ``optimizers.glorot_factor``, and uniform initial ones
-    clip : bound of latent weights, or None; centre : subtract their mean over input channels; weight_decay : their L2 penalty
+    clip : bound of latent weights, or None; centre : subtract their mean over input channels
+    weight_decay : the L2 penalty of latent weights; None: the network's own
     recipe : Recipe
     published : {data set: (error in per cent, setting)}
     note : what else to know
@@ -92,7 +93,7 @@ class Method(Described):
     paper = note = ""
     own_bits, free, extends = (32, 32, 32), "", True
     ends, order, last_norm = False, None, False
-    glorot, clip, centre, weight_decay = False, None, False, 0.0
+    glorot, clip, centre, weight_decay = False, None, False, None
     recipe = Recipe(schedule=falling(1e-3, 1e-5))
     published = {}
 
@@ -163,8 +164,9 @@ class Method(Described):
 
     def block(self, block, place):
         """Rewrite a block. ``place`` tells which of the layers it holds: Place."""
-        channels = block.conv.weight.shape[-1]
-        block.norm, block.conv.bias = self.norm(channels), None
+        if block.norm is None:  # a bias beside a batch norm is the network's own wish
+            block.conv.bias = None
+        block.norm = self.norm(block.conv.weight.shape[-1])
         block.order = self.order or block.order
         block.act = self.before_float() if place.before_last else Activation(self.activation())
 
@@ -184,7 +186,8 @@ class Method(Described):
             if rng is not None:
                 weight.data = rng.uniform(-1, 1, weight.shape).astype(np.float32)
             weight.lr_factor = optimizers.glorot_factor(*place.fans, self.glorot == "power of two")
-        weight.weight_decay = self.weight_decay
+        if self.weight_decay is not None:
+            weight.weight_decay = self.weight_decay
         rules = [Centre()] * self.centre + ([Clip(self.clip)] if self.clip is not None else [])
         if rules:
             weight.constraint = rules[0] if len(rules) == 1 else Each(rules)
