@@ -75,6 +75,7 @@ class Method(Described):
     free : which of W, A and G may be chosen otherwise; a method without ``extends`` takes no others at all
     ends : are the first and the last layer quantized, too? Then the first one's pixels are codes
     order : of its blocks, see ``Block``; None: as they are
+    bare_first : does a first block in float, of a network that has no batch norm there, stay without one?
     last_norm : batch norm after the last layer
     glorot : the learning rate of latent weights times ``optimizers.glorot_factor``, and uniform initial ones
     clip : bound of latent weights, or None; centre : subtract their mean over input channels
@@ -92,7 +93,7 @@ class Method(Described):
     name = title = ""
     paper = note = ""
     own_bits, free, extends = (32, 32, 32), "", True
-    ends, order, last_norm = False, None, False
+    ends, order, last_norm, bare_first = False, None, False, False
     glorot, clip, centre, weight_decay = False, None, False, None
     recipe = Recipe(schedule=falling(1e-3, 1e-5))
     published = {}
@@ -164,6 +165,9 @@ class Method(Described):
 
     def block(self, block, place):
         """Rewrite a block. ``place`` tells which of the layers it holds: Place."""
+        if self.bare_first and place.first and not place.quantized and block.norm is None:
+            block.act = Activation(self.activation())
+            return
         if block.norm is None:  # a bias beside a batch norm is the network's own wish
             block.conv.bias = None
         block.norm = self.norm(block.conv.weight.shape[-1])

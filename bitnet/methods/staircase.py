@@ -8,7 +8,7 @@ class Staircase(Method):
     """Weights that become those of DoReFa-Net, gradually: see ``quantizers.StaircaseWeight``."""
 
     name, title = "staircase", 'Hardening tanh staircase ("Lego-Net")'
-    own_bits, free = (1, 32, 32), "W"
+    own_bits, free, bare_first = (1, 32, 32), "W", True
     note = "weights are real until the last step; evaluated in their hard form"
 
     def weight(self):

@@ -9,14 +9,16 @@ import pkgutil
 
 from bitnet.bits import parse_bits
 from bitnet.methods.dorefa import DoReFa
+from bitnet.models.alexnet import alexnet
 from bitnet.models.mnist import lenet, mlp
+from bitnet.models.resnet import resnet18
 from bitnet.models.svhn import WIDTHS as SVHN_WIDTHS
 from bitnet.networks import build, names, network
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "build", "lenet", "mlp", "names", "network", "parse_bits", "svhn"]
+__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "resnet18", "svhn"]
 
 INNER_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 

@@ -32,16 +32,16 @@ def resnet18(classes=1000, size=224, seed=0):
     Parameters
     ----------
     classes : number of outputs
-    size : side of the images, in pixels; the authors' are 224
+    size : side of the images, in pixels, at least 30; the authors' are 224
     seed : of the initial weights (normal, variance 2 / fan-in)
 
     Raises
     ------
-    ValueError : images of less than 29 pixels a side.
+    ValueError : images of less than 30 pixels a side.
     """
     side = ((size + 5 - 7) // 2 + 1 + 2 - 3) // 2 + 1
     if side < 8:
-        raise ValueError(f"the ResNet-18 takes images of 29 x 29 pixels and more, got {size} x {size}")
+        raise ValueError(f"the ResNet-18 takes images of 30 x 30 pixels and more, got {size} x {size}")
     rng = np.random.default_rng(seed)
     blocks, inputs = {}, 64
     for stage, channels in enumerate((64, 128, 256, 512), 2):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+FROZEN = "a frozen network"
 LARGEST_TEXT = 1 << 22  # characters of a JSON text
 
 
@@ -65,13 +66,35 @@ def _header(stream):
     return dtype, shape
 
 
-def _open(path):
-    path = regular(path, "a frozen network")
+def _open(path, what):
+    path = regular(path, what)
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: expected a frozen network, found another kind of file or one cut short: "
-                              f"{plain(error)}") from None
+        raise CheckpointError(f"{path}: expected {what}, found another kind of file or one cut short: {plain(error)}") from None
+
+
+def headers_of(path, what):
+    """Headers of the arrays in an .npz, nothing of which is inflated: {name: (dtype, shape)}.
+
+    Raises
+    ------
+    CheckpointError : it is no such file, or damaged, or holds objects; ``what`` it should have been.
+    """
+    try:
+        with _open(path, what) as file:
+            headers = {}
+            for info in file.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in headers or len(headers) > 10_000:
+                    raise CheckpointError(f"{path}: expected arrays of different names, found {plain(name)} twice")
+                with file.open(info) as stream:
+                    headers[name] = _header(stream)
+            return headers
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage meets with almost any exception
+        raise CheckpointError(f"{path}: expected {what}, found a damaged one: {plain(error)}") from None
 
 
 def peek_npz(path):
@@ -87,19 +110,12 @@ def peek_npz(path):
     CheckpointError : it is no such file, damaged, or holds something else.
     """
     try:
-        with _open(path) as file:
-            headers = {}
-            for info in file.infolist():
-                name = info.filename.removesuffix(".npy")
-                if name in headers or len(headers) > 10_000:
-                    raise CheckpointError(f"{path}: expected arrays of different names, found {plain(name)} twice")
-                with file.open(info) as stream:
-                    headers[name] = _header(stream)
-            dtype, shape = headers.pop("network", (np.dtype("V"), None))
-            if shape != () or dtype.kind != "U" or dtype.itemsize > 4 * LARGEST_TEXT:
-                raise CheckpointError(f"{path}: expected a frozen network, found no text of that name")
-            with file.open("network.npy") as stream:
-                return headers, str(np.lib.format.read_array(stream, allow_pickle=False))
+        headers = headers_of(path, FROZEN)
+        dtype, shape = headers.pop("network", (np.dtype("V"), None))
+        if shape != () or dtype.kind != "U" or dtype.itemsize > 4 * LARGEST_TEXT:
+            raise CheckpointError(f"{path}: expected a frozen network, found no text of that name")
+        with _open(path, FROZEN) as file, file.open("network.npy") as stream:
+            return headers, str(np.lib.format.read_array(stream, allow_pickle=False))
     except CheckpointError:
         raise
     except Exception as error:  # damage meets with almost any exception
@@ -122,12 +138,22 @@ def read_arrays(path, expected):
             found = headers[name]
             raise CheckpointError(f"{path}: expected {name} as {np.dtype(dtype)} of shape {shape}, found {found[0]} of "
                                   f"{found[1]}")
+    return inflated(path, expected, FROZEN)
+
+
+def inflated(path, expected, what):
+    """The arrays of an .npz by name, whose headers are known: {name: (dtype, shape)}.
+
+    Raises
+    ------
+    CheckpointError : the file is damaged, or too small to hold them.
+    """
     # deflate makes a byte of at most 1,032: what claims more is not in there
     claimed, taken = sum(np.dtype(d).itemsize * math.prod(s) for d, s in expected.values()), Path(path).stat().st_size
     if claimed > 1032 * taken:
         raise CheckpointError(f"{path}: expected arrays of {claimed:,} bytes, found a file of {taken:,} that cannot hold them")
     try:
-        with _open(path) as file:
+        with _open(path, what) as file:
             arrays = {}
             for name in expected:
                 with file.open(f"{name}.npy") as stream:
@@ -136,4 +162,4 @@ def read_arrays(path, expected):
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{path}: expected a frozen network, found a damaged one: {plain(error)}") from None
+        raise CheckpointError(f"{path}: expected {what}, found a damaged one: {plain(error)}") from None

@@ -54,6 +54,18 @@ def own_tree(method):
         pool=layers.AvgPool(2), flatten=layers.Flatten(), fc=layers.Linear(20 * 2 * 2, 5)), seed=2)
 
 
+def padded_pools(method):
+    """The AlexNet's poolings and its standardized pixels, in small."""
+    return method.apply(Sequential(
+        images=layers.Images(20, 22, 3), pixels=layers.Standardize((90, 100, 110), (50, 60, 70), (2, 1, 0)),
+        conv0=layers.Block(3, 12, 4, stride=2, norm=False),
+        conv1=layers.Block(12, 16, 3, padding="same", groups=2, pool=layers.MaxPool(3, 2, "same")),
+        conv2=layers.Block(16, 12, 3, padding="same", pool=layers.MaxPool(3, 2, ((0, 1), (1, 1)))),
+        fc0=layers.Block.of("conv norm pool act", layers.Conv2d(12, 20, (2, 3), bias=True), layers.BatchNorm(20),
+                            layers.Activation()),
+        sums=layers.AvgPool(1, total=True), flatten=layers.Flatten(), fct=layers.Linear(20, 5)), seed=3)
+
+
 CASES = {f"svhn {bits}": (lambda bits=bits: models.svhn("D", bits)) for bits in
          ((1, 2, 4), (1, 1, 32), (2, 3, 4), (8, 8, 8), (1, 4, 4), (1, 32, 32), (32, 2, 32), (32, 32, 32))}
 CASES |= {"overrides": lambda: models.svhn("D", overrides={"conv3": (3, 1, 4), "conv6": (2, 5, 4)})}
@@ -63,6 +75,8 @@ CASES |= {f"svhn {name}": (lambda name=name: methods.build(name, "svhn", model="
 CASES |= {"bitwise": lambda: methods.Bitwise().apply(models.build("mlp", width=40), seed=0),
           "twn in few bits": lambda: lenet(methods.TWN(2, 2, 4)), "ttq in few bits": lambda: lenet(methods.TTQ(2, 1, 32)),
           "bnn mlp": lambda: methods.BNN().apply(models.build("mlp", width=70), seed=0),
+          "resnet18": lambda: methods.DoReFa(1, 4, 32).apply(models.build("resnet18", classes=5, size=32)),
+          "padded pools": lambda: padded_pools(methods.DoReFa(1, 2, 6)), "padded pools bnn": lambda: padded_pools(methods.BNN()),
           "own dorefa": lambda: own_tree(methods.DoReFa(1, 2, 4)), "own ternary": lambda: own_tree(methods.GXNOR()),
           "own float": lambda: own_tree(methods.Float())}
 

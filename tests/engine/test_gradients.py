@@ -71,10 +71,24 @@ def test_batch_norm_in_evaluation(gradcheck):
               normal(3, seed=2))
 
 
-@pytest.mark.parametrize("size, stride, padding", [(2, None, 0), (3, 2, 1), (3, 1, 0), (2, 3, 0)])
+@pytest.mark.parametrize("size, stride, padding", [(2, None, 0), (3, 2, 1), (3, 1, 0), (2, 3, 0), (3, 2, "same"), (2, 2, ((1, 0), (0, 1)))])
 @pytest.mark.parametrize("pool", [F.avg_pool, F.max_pool])
 def test_pooling(gradcheck, pool, size, stride, padding):
     gradcheck(lambda x: pool(x, size, stride, padding), spread(2, 7, 8, 3), step=1e-4)
+
+
+def test_sums_of_windows(gradcheck):
+    x = normal(2, 6, 4, 3)
+    np.testing.assert_allclose(F.avg_pool(x, 2, total=True).data, 4 * F.avg_pool(x, 2).data)
+    gradcheck(lambda x: F.avg_pool(x, 2, total=True), x)
+
+
+def test_standardized_pixels(gradcheck):
+    x = normal(2, 3, 4, 3)
+    y = F.standardize(x, (10, 20, 30), (2.0, 4, 8), (2, 0, 1)).data
+    np.testing.assert_allclose(y, (256 * x[..., [2, 0, 1]] - [10, 20, 30]) / [2, 4, 8], rtol=1e-6)
+    gradcheck(lambda x: F.standardize(x, (10, 20, 30), (2.0, 4, 8), (2, 0, 1)), x, tolerance=1e-6)
+    gradcheck(lambda x: F.standardize(x, order=(1, 2, 0)), x)
 
 
 def test_clip_and_relu(gradcheck):

@@ -5,8 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from bitnet import Module, Residual, Sequential, execution, layers, methods, models, networks, no_grad
+from bitnet import (
+    Module,
+    Residual,
+    Sequential,
+    execution,
+    functional,
+    layers,
+    load,
+    methods,
+    models,
+    networks,
+    no_grad,
+    save,
+)
 from bitnet.description import describe, differing, rebuild
+from bitnet.module import Signal, without_values
+from bitnet.optimizers import Adam
 
 
 def test_parameters_of_model_a():
@@ -97,6 +112,68 @@ def tiny(classes=4):
         assert net(np.zeros((2, 12, 12, 3), np.uint8)).shape == (2, 3) and net.b.conv.weight_quantizer.bits == 1
     finally:
         networks.NETWORKS.pop("tiny", None)
+
+
+# ImageNet's networks; tests/storage/test_tensorpack.py compares them with their authors' arithmetic
+
+@pytest.mark.parametrize("name, shapes, weights, macs", [
+    ("alexnet", {"conv0": (54, 54, 96), "conv1": (54, 54, 256), "conv2": (27, 27, 384), "conv3": (14, 14, 384),
+                 "conv4": (14, 14, 256), "fc0": (1, 1, 4096), "fc1": (1, 1, 4096), "fct": (1000,)}, 60.9e6, 1.94e9),
+    ("resnet18", {"conv1": (112, 112, 64), "conv2blk2.c3x3b": (56, 56, 64), "conv3blk1.stem.shortcut": (28, 28, 128),
+                  "conv4blk2.c3x3b": (14, 14, 256), "conv5blk2.c3x3b": (7, 7, 512), "fct": (1000,)}, 11.7e6, 1.83e9),
+])
+def test_networks_of_imagenet(name, shapes, weights, macs):
+    with without_values():
+        net = methods.DoReFa(1, 2, 6).apply(models.build(name)).name_layers()
+    found, work = {}, []
+
+    def visit(module, before, after):
+        found[module.name] = after.shape
+        work.append(module.work(before, after))
+
+    net.trace(Signal((224, 224, 3)), visit)
+    assert {layer: found[layer] for layer in shapes} == shapes
+    assert sum(one.data.size for one in net.parameters()) == pytest.approx(weights, rel=2e-3)
+    assert sum(one[1] for one in work if one) == pytest.approx(macs, rel=2e-3)
+    on_codes = [one for one in work if one and one[2].startswith("integers")]
+    assert len(on_codes) == len([one for one in work if one]) - 2  # all but the first layer and the last
+
+
+def test_what_imagenets_networks_keep():
+    net = methods.DoReFa(1, 2, 6).apply(models.build("alexnet", classes=3, size=64))
+    assert {name for name, one in net.named_parameters().items() if one.weight_decay} == {
+        "fc0.conv.weight", "fc1.conv.weight", "fct.weight"}
+    assert net.fc0.conv.bias is not None and net.fc1.conv.bias is None and net.conv0.norm is None
+    assert methods.TTQ().apply(models.build("alexnet", classes=3, size=64)).conv0.norm is None
+
+
+@pytest.mark.parametrize("name, size", [("alexnet", 43), ("resnet18", 29)])
+def test_images_too_small_for_a_network(name, size):
+    with without_values():
+        models.build(name, size=size + 1)
+        with pytest.raises(ValueError, match=f"{size + 1} x {size + 1} pixels and more, got {size} x {size}"):
+            models.build(name, size=size)
+
+
+def test_a_resnet_trains(tmp_path):
+    net = methods.DoReFa(1, 4, 32).apply(models.build("resnet18", classes=4, size=32))
+    rng = np.random.default_rng(0)
+    labels = np.arange(16) % 4
+    images = (rng.integers(0, 90, (16, 32, 32, 3)) + 40 * labels[:, None, None, None]).astype(np.uint8)
+    optimizer, losses = Adam(net.parameters(), 2e-3), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        with execution.log() as records:
+            loss = functional.softmax_cross_entropy(net(images), labels)
+            loss.backward()
+        optimizer.step()
+        losses.append(float(loss.data))
+    assert losses[-1] < losses[0] / 2
+    forward = [record for record in records if record.role == "forward"]
+    assert len(forward) == 21 and [record.layer for record in forward if record.family == "float32"] == ["conv1", "fct"]
+    save(tmp_path / "net.h5", net)
+    with no_grad():
+        np.testing.assert_array_equal(load(tmp_path / "net.h5")(images).data, net.eval()(images).data)
 
 
 # Descriptions
