@@ -13,8 +13,8 @@ from bitnet.tensor import Tensor, no_grad
 
 __version__ = "0.1.0"
 __all__ = ["Codes", "Module", "Parameter", "Residual", "Sequential", "Tensor", "Trainer", "constraints", "datasets", "evaluate",
-           "freeze", "functional", "layers", "load", "load_tensorpack", "methods", "models", "no_grad", "optimizers", "quantizers", "random",
-           "save", "use_kernels"]
+           "freeze", "functional", "layers", "load", "load_tensorpack", "methods", "models", "no_grad", "optimizers",
+           "quantizers", "random", "save", "use_kernels"]
 
 # imported when first asked for: readers of data and pictures load libraries that a prediction does not need
 _LATER = {"datasets": "bitnet.datasets", "Trainer": "bitnet.training", "evaluate": "bitnet.training"}

@@ -21,7 +21,7 @@ def wholes(what, values, count=None, low=0, high=LARGEST):
 
 
 def padding(what, value):
-    """``value``; ValueError where it is neither "same", nor a whole number, nor (vertical, horizontal) ones or pairs of them."""
+    """``value``; ValueError where it is neither "same", nor a whole number, nor two, nor two pairs of them."""
     if value != "same":
         for side in value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]:
             for one in wholes(what, side, 2) if isinstance(side, (list, tuple)) else [side]:

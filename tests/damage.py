@@ -31,6 +31,7 @@ from bitnet.execution import dispatch
 from bitnet.kernels.machine import compile
 from bitnet.layers import AvgPool, Block, Conv2d, Flatten, Images, Linear
 from bitnet.storage.checkpoint import _SEAL, _seal
+from bitnet.storage.tensorpack import published_names
 
 TESTS = Path(__file__).resolve().parent
 HOSTILE = (None, True, False, -1, 0, 1, 2, 7, 33, 2**31, 2**63, 10**30, 10**400, 1e308, float("nan"), float("-inf"), 0.5, -0.0,
@@ -65,6 +66,8 @@ def make(sound):
         net.classes = tuple(f"number {digit}" for digit in range(10)) if name in ("svhn", "bnn") else None
         bitnet.save(folder(f"{name}-h5") / "net.h5", net.eval())
         bitnet.save(folder(f"{name}-npz") / "net.npz", bitnet.freeze(net))
+    state = nets["svhn"].state_dict()
+    np.savez(folder("published") / "net.npz", **{name: state[own] for name, own in published_names(nets["svhn"]).items()})
     for name in ("run.h5", "frozen.npz"):
         old = TESTS / "storage" / "before" / name
         shutil.copy(old, folder(f"{old.stem}-old-{old.suffix[1:]}") / f"net{old.suffix}")
@@ -278,7 +281,7 @@ def false_h5(path, rng):
 def false_npz(path, rng):
     with np.load(path) as file:
         arrays, kind = {name: file[name] for name in file.files}, rng.integers(10)
-    if kind < 4:
+    if kind < 4 and "network" in arrays:
         arrays["network"] = np.array(json.dumps(altered(json.loads(str(arrays["network"])), rng)))
     elif kind < 8:
         arrays = remade(arrays, rng)

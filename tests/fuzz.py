@@ -124,6 +124,8 @@ def entries(sample, folder, sound, by_chance):
     elif sample == "run":
         yield "train_svhn.py --resume", lambda: scripted("train_svhn", "--resume", "--out", folder, "--epochs", 2,
                                                          "--kernels", "popcount")  # fmt: skip
+    elif sample == "published":
+        yield "load_tensorpack", lambda: bitnet.load_tensorpack(folder / "net.npz", "svhn", model="D")
     elif sample == "pictures":
         for one in sorted(folder.iterdir()):
             for kind, shape in (("photo", (40, 40, 3)), ("ink", (28, 28, 1)), ("fit", (30, 20, 3))):

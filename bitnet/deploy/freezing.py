@@ -242,7 +242,8 @@ def _(module, name, out):
 def _window(module, out):
     stride, padding = functional.pooling(out.wire.shape, module.size, module.stride, module.padding)
     sides = {side for pair in padding for side in pair}
-    return {"size": module.size, "stride": stride, "padding": sides.pop() if len(sides) == 1 else [list(pair) for pair in padding]}
+    padding = sides.pop() if len(sides) == 1 else [list(pair) for pair in padding]
+    return {"size": module.size, "stride": stride, "padding": padding}
 
 
 @reads(layers.Standardize)

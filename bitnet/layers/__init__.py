@@ -13,5 +13,6 @@ from bitnet.quantizers.gxnor import DiscreteParameter
 __all__ = [
     "Activation", "AvgPool", "BatchNorm", "BitwiseLinear", "Block", "Clip", "Conv2d", "DiscreteParameter", "Dropout", "Flatten",
     "Images", "Lambda", "Linear", "LowPrecisionBatchNorm", "MaxPool", "Module", "Parameter", "Reshape", "Residual",
-    "Sequential", "ShiftBatchNorm", "Standardize", "Weighted", "XNORConv2d", "glorot_uniform", "he_normal", "preserved", "unfused",
+    "Sequential", "ShiftBatchNorm", "Standardize", "Weighted", "XNORConv2d", "glorot_uniform", "he_normal", "preserved",
+    "unfused",
 ]  # fmt: skip

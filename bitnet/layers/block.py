@@ -50,8 +50,10 @@ class Block(Module):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, *, pool=None, norm=True, drop=0.0,
                  order="conv norm pool act", rng=None):
         conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups, bias=not norm, rng=rng)
-        self._assemble(order, conv, BatchNorm(out_channels) if norm else None, Activation(),
-                       pool if isinstance(pool, Module) else MaxPool(pool) if pool and pool > 1 else None, Dropout(drop) if drop else None)
+        if not isinstance(pool, Module):
+            pool = MaxPool(pool) if pool and pool > 1 else None
+        self._assemble(order, conv, BatchNorm(out_channels) if norm else None, Activation(), pool,
+                       Dropout(drop) if drop else None)
 
     def _assemble(self, order, conv, norm, act, pool, drop):
         self.conv, self.norm, self.act, self.pool, self.drop, self._decided = conv, norm, act, pool, drop, None

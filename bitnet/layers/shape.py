@@ -93,7 +93,8 @@ class _Pool(Module):
     """size, stride, padding: see ``functional.max_pool``."""
 
     def __init__(self, size, stride=None, padding=0):
-        self.size, self.padding = whole("the size of a pooling window", size, 1), checks.padding("the padding of a pooling", padding)
+        self.size = whole("the size of a pooling window", size, 1)
+        self.padding = checks.padding("the padding of a pooling", padding)
         self.stride = None if stride is None else whole("the stride of a pooling", stride, 1)
 
     def _shape_after(self, shape):

@@ -18,7 +18,8 @@ from bitnet.networks import build, names, network
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "resnet18", "svhn"]
+__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "resnet18",
+           "svhn"]
 
 INNER_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 

@@ -21,13 +21,13 @@ from bitnet.networks import network
 
 @network("resnet18")
 def resnet18(classes=1000, size=224, seed=0):
-    """The network in float; ``DoReFa(1, 4, 32).apply`` gives it in the bits of its authors: all layers but the first and the last.
+    """The network in float; ``DoReFa(1, 4, 32).apply`` gives it in its authors' bits: all layers but the first and the last.
 
     Batch norm and activation stand before the convolutions, none after the sums. Where a stage begins, images are averaged by
     twos and not convolved with a stride, and the shortcut is a convolution of one pixel of the activated codes; the first block
     has such a one, too. conv1 has neither batch norm nor activation. What enters ``fct`` is the sum over all pixels, not their
-    mean. 224 x 224 images, 1,000 classes: 11.7 million weights, about 1.8 thousand million multiply-accumulates. Images are taken
-    as RGB, and pass as BGR, pixel / 256.
+    mean. 224 x 224 images, 1,000 classes: 11.7 million weights, about 1.8 thousand million multiply-accumulates. Images are
+    taken as RGB, and pass as BGR, pixel / 256.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def resnet18(classes=1000, size=224, seed=0):
 
 
 def _block(inputs, channels, first, stride, rng):
-    """bn, act, c3x3a (with stembn and its activation), c3x3b, plus the block's input or, of the first of a stage, a shortcut."""
+    """bn, act, c3x3a (with stembn and its activation), c3x3b, plus the block's input or, of a stage's first, a shortcut."""
     start = {"bn": BatchNorm(inputs), "act": Activation()}
     stem = {"c3x3a": Block(inputs, channels, 3, padding="same", rng=rng),
             "c3x3b": Conv2d(channels, channels, 3, padding="same", rng=rng)}

@@ -71,7 +71,8 @@ def test_batch_norm_in_evaluation(gradcheck):
               normal(3, seed=2))
 
 
-@pytest.mark.parametrize("size, stride, padding", [(2, None, 0), (3, 2, 1), (3, 1, 0), (2, 3, 0), (3, 2, "same"), (2, 2, ((1, 0), (0, 1)))])
+@pytest.mark.parametrize("size, stride, padding", [(2, None, 0), (3, 2, 1), (3, 1, 0), (2, 3, 0),
+                                                   (3, 2, "same"), (2, 2, ((1, 0), (0, 1)))])
 @pytest.mark.parametrize("pool", [F.avg_pool, F.max_pool])
 def test_pooling(gradcheck, pool, size, stride, padding):
     gradcheck(lambda x: pool(x, size, stride, padding), spread(2, 7, 8, 3), step=1e-4)

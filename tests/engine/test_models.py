@@ -117,8 +117,8 @@ def tiny(classes=4):
 # ImageNet's networks; tests/storage/test_tensorpack.py compares them with their authors' arithmetic
 
 @pytest.mark.parametrize("name, shapes, weights, macs", [
-    ("alexnet", {"conv0": (54, 54, 96), "conv1": (54, 54, 256), "conv2": (27, 27, 384), "conv3": (14, 14, 384),
-                 "conv4": (14, 14, 256), "fc0": (1, 1, 4096), "fc1": (1, 1, 4096), "fct": (1000,)}, 60.9e6, 1.94e9),
+    ("alexnet", {"conv0": (54, 54, 96), "conv1": (27, 27, 256), "conv2": (14, 14, 384), "conv3": (14, 14, 384),
+                 "conv4": (6, 6, 256), "fc0": (1, 1, 4096), "fc1": (1, 1, 4096), "fct": (1000,)}, 60.9e6, 1.94e9),
     ("resnet18", {"conv1": (112, 112, 64), "conv2blk2.c3x3b": (56, 56, 64), "conv3blk1.stem.shortcut": (28, 28, 128),
                   "conv4blk2.c3x3b": (14, 14, 256), "conv5blk2.c3x3b": (7, 7, 512), "fct": (1000,)}, 11.7e6, 1.83e9),
 ])
@@ -161,7 +161,7 @@ def test_a_resnet_trains(tmp_path):
     labels = np.arange(16) % 4
     images = (rng.integers(0, 90, (16, 32, 32, 3)) + 40 * labels[:, None, None, None]).astype(np.uint8)
     optimizer, losses = Adam(net.parameters(), 2e-3), []
-    for _ in range(6):
+    for _ in range(4):
         optimizer.zero_grad()
         with execution.log() as records:
             loss = functional.softmax_cross_entropy(net(images), labels)
@@ -170,7 +170,7 @@ def test_a_resnet_trains(tmp_path):
         losses.append(float(loss.data))
     assert losses[-1] < losses[0] / 2
     forward = [record for record in records if record.role == "forward"]
-    assert len(forward) == 21 and [record.layer for record in forward if record.family == "float32"] == ["conv1", "fct"]
+    assert len(forward) == 22 and [record.layer for record in forward if record.family == "float32"] == ["conv1", "fct"]
     save(tmp_path / "net.h5", net)
     with no_grad():
         np.testing.assert_array_equal(load(tmp_path / "net.h5")(images).data, net.eval()(images).data)
