@@ -180,7 +180,7 @@ def _real_pair(lhs, rhs):
 
 
 def _per_sample(scale, samples):
-    return np.broadcast_to(np.asarray(scale, np.float64), (samples,))
+    return np.full(samples, scale, np.float32)
 
 
 @role("forward")

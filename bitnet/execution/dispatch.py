@@ -23,7 +23,7 @@ import os
 import platform
 import tempfile
 import time
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numba
@@ -67,12 +67,17 @@ class Product(NamedTuple):
 
     def kind(self):
         """What is looked up in the table, in words."""
-        (top, bottom), (left, right) = self.conv.padding
-        batch = 1 << (self.batch - 1).bit_length()
-        return (f"{self.role} {self.conv.in_channels}>{self.conv.out_channels} {'x'.join(map(str, self.conv.kernel_size))}"
-                f" stride {self.conv.stride[0]},{self.conv.stride[1]} padding {top},{bottom},{left},{right} groups "
-                f"{self.conv.groups} of {batch}x{self.size[0]}x{self.size[1]}, {self.lhs[0]} {self.lhs[1]} x "
-                f"{self.rhs[0]} {self.rhs[1]}, threads {threads.get_threads()}")
+        return _kind(self, threads.get_threads())
+
+
+@lru_cache(maxsize=4096)
+def _kind(product, thread_count):
+    role, conv, size, batch, lhs, rhs = product
+    (top, bottom), (left, right) = conv.padding
+    return (f"{role} {conv.in_channels}>{conv.out_channels} {'x'.join(map(str, conv.kernel_size))} stride {conv.stride[0]},"
+            f"{conv.stride[1]} padding {top},{bottom},{left},{right} groups {conv.groups} of "
+            f"{1 << (batch - 1).bit_length()}x{size[0]}x{size[1]}, {lhs[0]} {lhs[1]} x {rhs[0]} {rhs[1]}, "
+            f"threads {thread_count}")
 
 
 class Choice(NamedTuple):

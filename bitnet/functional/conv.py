@@ -1,5 +1,6 @@
 """Convolutions and fully connected layers. Images are (N, H, W, C), weights (kh, kw, C / groups, F)."""
 
+from functools import lru_cache
 
 from bitnet import execution
 from bitnet.codes import Codes
@@ -91,13 +92,17 @@ def convolution_of(x, weight, stride=1, padding=0, groups=1):
     if len(x.shape) != 4 or len(weight.shape) != 4:
         raise ValueError("conv2d takes images (N, H, W, C) and weights (kh, kw, C, F), "
                          f"got shapes {x.shape} and {weight.shape}")
-    kernel_size, stride = weight.shape[:2], pair(stride)
-    padding = paddings(padding, x.shape[1:3], kernel_size, stride)
-    conv = Conv(x.shape[3], weight.shape[3], kernel_size, stride, padding, groups).check()
-    if weight.shape != conv.weight_shape:
-        raise ValueError(f"the weight must have shape {conv.weight_shape} for {x.shape[3]} input channels in {groups} groups, "
-                         f"got {weight.shape}")
-    conv.output_size(*x.shape[1:3])
+    padding = padding if isinstance(padding, str) else tuple(map(pair, pair(padding)))
+    return _convolution(x.shape[1:], weight.shape, pair(stride), padding, groups)
+
+
+@lru_cache(maxsize=1024)
+def _convolution(image, weight, stride, padding, groups):
+    conv = Conv(image[2], weight[3], weight[:2], stride, paddings(padding, image[:2], weight[:2], stride), groups).check()
+    if weight != conv.weight_shape:
+        raise ValueError(f"the weight must have shape {conv.weight_shape} for {image[2]} input channels in {groups} groups, "
+                         f"got {weight}")
+    conv.output_size(*image[:2])
     return conv
 
 

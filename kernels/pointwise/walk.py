@@ -29,6 +29,7 @@ def tiles_of_all(sizes):
     return np.array([(k, first) for k, size in enumerate(sizes) for first in range(0, size, TILE)], np.int64).reshape(-1)
 
 
+@lru_cache(maxsize=1024)
 def lines_of(shape):
     """How an image (..., H, W, C) is walked over: (lines, line, segment), in numbers, not pixels. (rows, C) has no lines.
 

@@ -28,9 +28,10 @@ def _checked(codes, name, shape, encodings):
 
 
 def _checked_scale(scale, samples):
-    if np.shape(scale) != (samples,):
-        raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {np.shape(scale)}")
-    return np.ascontiguousarray(scale, np.float32)
+    scale = np.ascontiguousarray(scale, np.float32)
+    if scale.shape != (samples,):
+        raise ValueError(f"scale must have one entry for each of {samples} samples, got shape {scale.shape}")
+    return scale
 
 
 def _check_range(lhs, rhs, length):

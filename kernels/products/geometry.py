@@ -1,5 +1,6 @@
 """The shape arithmetic of a convolution, and the operands that kernels take."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -119,14 +120,7 @@ class Conv(NamedTuple):
 
     def output_size(self, height, width):
         """Output (height, width) for an input of that size; ValueError where the filter does not fit."""
-        sizes = []
-        for size, length, stride, padding in zip((height, width), self.kernel_size, self.stride, self.padding, strict=True):
-            room = size + sum(padding) - length
-            if room < 0:
-                raise ValueError(f"a {self.kernel_size[0]}x{self.kernel_size[1]} filter does not fit an input of "
-                                 f"{height}x{width} with padding {self.padding}")
-            sizes.append(room // stride + 1)
-        return tuple(sizes)
+        return _output_size(self, height, width)
 
     def flattened(self, height, width):
         """The same convolution as a 1x1 one, with its input size, where the filter covers the whole input.
@@ -141,3 +135,15 @@ class Conv(NamedTuple):
         """Multiply-accumulates of one product over a batch, padding included."""
         out_height, out_width = self.output_size(height, width)
         return batch * out_height * out_width * self.out_channels * self.group_in * self.tap_count
+
+
+@lru_cache(maxsize=4096)
+def _output_size(conv, height, width):
+    sizes = []
+    for size, length, stride, padding in zip((height, width), conv.kernel_size, conv.stride, conv.padding, strict=True):
+        room = size + sum(padding) - length
+        if room < 0:
+            raise ValueError(f"a {conv.kernel_size[0]}x{conv.kernel_size[1]} filter does not fit an input of {height}x{width} "
+                             f"with padding {conv.padding}")
+        sizes.append(room // stride + 1)
+    return tuple(sizes)
