@@ -28,7 +28,7 @@ from bitnet.kernels.machine import threads
 
 BUSY = 0.1  # processors that other programs keep busy, from which on a run is called disturbed
 PICTURES = (".png", ".svg", ".pdf")
-TURN = 0.02     # seconds of counted calls a turn, at most CALLS of them
+TURN = 0.01     # seconds of counted calls a turn, at most CALLS of them
 CALLS = 5
 LONG = 0.1      # seconds of a call that needs no second one to warm up
 PEER_PAUSE = 0.03  # threads of some peers go on spinning for a while after their work
@@ -64,10 +64,10 @@ def _count(text):
     return count
 
 
-def options(name, description, argv, bits=False, batches=()):
+def options(name, description, argv, bits=False, batches=(), methods=()):
     """The command line of one benchmark, checked; the number of threads is set for our kernels and for BLAS.
 
-    ``batches``: the default of --batch, where there is one
+    ``batches``: the default of --batch, where there is one; ``methods``: what --methods may name
     """
     parser = Parser(prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
@@ -81,6 +81,9 @@ def options(name, description, argv, bits=False, batches=()):
     if batches:
         parser.add_argument("--batch", type=_count, nargs="+", metavar="B", default=batches,
                             help=f"numbers of images ({' '.join(map(str, batches))})")
+    if methods:
+        parser.add_argument("--methods", nargs="+", choices=methods, metavar="M", default=(),
+                            help="these methods' networks for MNIST instead: " + ", ".join(methods))
     given = parser.parse_args(argv)
     if given.picture is None and given.json:
         given.picture = given.json.with_suffix(".png")
@@ -112,6 +115,7 @@ class Contender:
     macs : multiply-accumulates of one call
     binary_macs : one-bit multiply-accumulates that popcount executes in one call
     bytes : operands and result of the products, as they come and go; 0 where that is not known
+    same : another contender that does just this: its times are this one's
     note : which variant it is, and what else there is to know
     peer : not of this project
     """
@@ -128,6 +132,7 @@ class Contender:
     bytes: float = 0
     note: str = ""
     peer: bool = False
+    same: "Contender | None" = None
     extra: dict = field(default_factory=dict)
     seconds: list = field(default_factory=list)
 
@@ -165,14 +170,15 @@ class Contender:
 
     def row(self, peak):
         """The row of the JSON file."""
-        seconds = statistics.median(self.seconds)
+        calls = (self.same or self).seconds
+        seconds = statistics.median(calls)
         rate = self.amount / seconds
         row = {"case": self.case, "path": self.path, "bits": self.bits, "impl": self.impl, "ms": round(seconds * 1e3, 5),
                self.unit: round(rate / 1e9 if self.unit == "gmacs" else rate, 3), "share_of_peak": None}
         if self.binary_macs:
             row["share_of_peak"] = round(self.binary_macs / seconds / 1e9 / peak["popcount_gmacs"], 4)
-        low, high = np.percentile(self.seconds, (25, 75))
-        row |= {"ms_quartiles": [round(low * 1e3, 5), round(high * 1e3, 5)], "calls": len(self.seconds), "note": self.note}
+        low, high = np.percentile(calls, (25, 75))
+        row |= {"ms_quartiles": [round(low * 1e3, 5), round(high * 1e3, 5)], "calls": len(calls), "note": self.note}
         if self.bytes:
             executed = self.binary_macs or self.macs
             row |= {"executed_gmacs": round(executed / seconds / 1e9, 3), "macs_per_byte": round(executed / self.bytes, 3)}
@@ -192,10 +198,11 @@ def _first_line(error):
 
 def measure(contenders, peak, turns):
     """Rows of contenders for the same work, which take ``turns`` turns each."""
-    contenders = [contender for contender in contenders if contender.settle()]
+    contenders = [contender for contender in contenders if contender.same or contender.settle()]
     for _ in range(turns):
         for contender in contenders:
-            contender.turn()
+            if not contender.same:
+                contender.turn()
     return [contender.row(peak) for contender in contenders]
 
 

@@ -48,7 +48,7 @@ def stepper(impl, name, bits, batch):
     """A function that does one step on two batches by turns."""
     data = train_step.batches(2, batch)
     if not impl.startswith("torch"):
-        return train_step.trainer(name, bits, impl, data)
+        return train_step.trainer(models.svhn(name, bits), impl, data)
     import torch_peer
 
     return torch_peer.trainer(models.svhn(name, bits), data)

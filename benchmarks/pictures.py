@@ -1,8 +1,10 @@
 """The pictures: bars against peers, a roofline, and beside them what the literature claims.
 
-They are drawn from a benchmark's JSON alone: ``python benchmarks/pictures.py RESULT.json PICTURE.png`` draws one again.
+They are drawn from a benchmark's JSON alone: ``python benchmarks/pictures.py RESULT.json PICTURE.png`` draws one again, and
+with several results, of several machines, draws what they have in common side by side.
 """
 
+import argparse
 import json
 import sys
 
@@ -13,6 +15,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import LogLocator
 
 INK, FAINT = "#22262e", "#d9dce3"
 COLOURS = {
@@ -210,12 +213,85 @@ def draw_networks(path, result):
     _save(figure, path)
 
 
-def main(source, target):
-    """Draw a result again."""
-    with open(source) as file:
-        result = json.load(file)
-    (draw_networks if result["rows"][0]["path"] in ("train", "inference") else draw_layers)(target, result)
+def _against(rows):
+    """{name: (geometric mean of the speed-ups over the reference, impl)} over the cases of ``rows``."""
+    found = {}
+    for case in dict.fromkeys(row["case"] for row in rows):
+        some = [row for row in rows if row["case"] == case]
+        base = common.reference(some)
+        for row in some if base else ():
+            found.setdefault(_name(row), ([], row["impl"]))[0].append(base["ms"] / row["ms"])
+    return {name: (_mean(values), impl) for name, (values, impl) in found.items()}
+
+
+def draw_machines(path, results):
+    """Several machines' results of one benchmark: speed-ups over PyTorch float32, or our own float path where that is missing.
+
+    A panel for each case of networks, or for each piece of work of layers; a mark for each machine, since only ratios within a
+    run compare.
+    """
+    def panel(row):
+        return row["path"] if "gmacs" in row else f"{row['path']}, {row['case'].replace(', ', ', batch ')}"
+
+    panels = dict.fromkeys(panel(row) for result in results for row in result["rows"])
+    speeds = [{title: _against([row for row in result["rows"] if panel(row) == title]) for title in panels}
+              for result in results]
+    names = {title: list(dict.fromkeys(name for one in speeds for name in one[title])) for title in panels}
+    lines, height = -(-len(panels) // 2), 0.28 * max(map(len, names.values())) + 1
+    figure, axes = plt.subplots(lines, 2, figsize=(15, lines * height + 1.5), layout="constrained", squeeze=False)
+    for place, (title, rows) in zip(axes.flat, names.items(), strict=False):
+        rows.sort(key=lambda name: _mean([one[title][name][0] for one in speeds if name in one[title]]))
+        for result, one, mark in zip(results, speeds, "osD^vP*X", strict=False):
+            about = result["machine"]
+            place.plot([one[title][name][0] if name in one[title] else np.nan for name in rows], range(len(rows)), mark,
+                       markersize=6, alpha=0.8, label=f"{about['processor']}, {about['threads']} threads"
+                       + ", DISTURBED" * bool(about["disturbed"]))
+        place.set_yticks(range(len(rows)), rows)
+        place.axvline(1, color=INK, linewidth=0.8)
+        place.set_xscale("log")
+        place.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        place.xaxis.set_major_formatter("{x:g}")
+        place.xaxis.set_minor_formatter("")
+        place.grid(color=FAINT, linewidth=0.6)
+        _tidy(place, title, "times the speed of float32: PyTorch's where it was installed")
+    for place in axes.flat[len(panels):]:
+        place.axis("off")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", fontsize=9, frameon=False)
+    figure.suptitle(f"{len(results)} machines", x=0.01, ha="left", fontsize=13, color=INK)
+    _save(figure, path)
+
+
+def _read(path):
+    """A benchmark's JSON file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        if not result["rows"] or not all({"case", "path", "bits", "impl", "ms"} <= row.keys() for row in result["rows"]):
+            raise ValueError("no rows of a benchmark")
+        return result
+    except OSError as error:
+        raise common.UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise common.UsageError(f"{path}: expected the JSON file of a benchmark, found something else: {error}") from None
+
+
+def main(argv=None):
+    """Draw a result again, or several side by side."""
+    parser = common.Parser(prog="pictures.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="RESULT.json", help="of one benchmark, on one machine each")
+    parser.add_argument("picture", metavar="PICTURE.png")
+    given = parser.parse_args(argv)
+    if not given.picture.endswith(common.PICTURES):
+        raise common.UsageError(f"{given.picture}: expected a picture named {', '.join(common.PICTURES)}")
+    results = [_read(path) for path in given.results]
+    kinds = {"gmacs" in result["rows"][0] for result in results}
+    if len(kinds) > 1:
+        raise common.UsageError("expected results of one benchmark, found layers and networks")
+    if len(results) > 1:
+        draw_machines(given.picture, results)
+    else:
+        (draw_layers if kinds == {True} else draw_networks)(given.picture, results[0])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(common.run("pictures.py", main))

@@ -2,9 +2,11 @@
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --bits 1,1,4 --json runs/train_step.json
+    python benchmarks/train_step.py --methods bnn twn ttq
 
 A step is forward, softmax cross entropy, backward and Adam. PyTorch runs the same network from the same initial weights, in
-float32, with products in bfloat16 (autocast), and simulating the same bits (fake quantization). Peak memory is that of three
+float32, with products in bfloat16 (autocast), and simulating the same bits (fake quantization). With --methods the steps are
+those of these methods' networks for MNIST, of which PyTorch runs what they were before the method. Peak memory is that of three
 steps of the largest batch, in a process of its own, above the same process before its first batch, with everything compiled.
 """
 
@@ -12,27 +14,28 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import common
 import numpy as np
 import pictures
 
-from bitnet import execution, functional, models, optimizers, use_kernels
+from bitnet import execution, functional, methods, models, networks, optimizers, use_kernels
 
 BATCHES = (128, 32)  # the second one is what our scripts train with
 FLOAT = (32, 32, 32)
 
 
-def batches(count, batch):
+def batches(count, batch, shape=(40, 40, 3)):
     """Random images and labels."""
     rng = np.random.default_rng(0)
-    return [(rng.integers(0, 256, (batch, 40, 40, 3)).astype(np.float32) / np.float32(256), rng.integers(0, 10, batch))
+    return [(rng.integers(0, 256, (batch, *shape)).astype(np.float32) / np.float32(256), rng.integers(0, 10, batch))
             for _ in range(count)]
 
 
-def trainer(name, bits, family, data):
-    """A function that does one training step on the next of ``data``."""
-    model = models.svhn(name, bits).train()
+def trainer(model, family, data):
+    """A function that does one training step of a network on the next of ``data``."""
+    model.train()
     optimizer = optimizers.Adam(model.parameters(), lr=1e-4, eps=1e-5)
     steps = 0
 
@@ -62,17 +65,40 @@ def families_taken(records):
     return ", ".join(f"{path} {' and '.join(sorted(found))}" for path, found in taken.items())
 
 
-def contenders(name, batch, given, data):
+class Subject(NamedTuple):
+    """What is trained: a network in ``bits`` and the same in float; are the bits those that PyTorch can simulate here?"""
+
+    case: str
+    bits: tuple
+    network: object   # network() makes a new one, with the same initial weights
+    real: object
+    simulated: bool
+
+
+def of_svhn(name, bits):
+    """One of DoReFa-Net's networks for SVHN."""
+    return Subject(f"SVHN-{name}", bits, lambda: models.svhn(name, bits), lambda: models.svhn(name, FLOAT), bits != FLOAT)
+
+
+def of_method(name):
+    """A method's network for MNIST."""
+    recipe = methods.get(name).recipe
+    return Subject(f"MNIST {recipe.network} {name}", methods.get(name)().bits, lambda: methods.build(name),
+                   lambda: networks.build(recipe.network, **recipe.options), False)
+
+
+def contenders(subject, batch, given):
     """All implementations of one step."""
-    found, case = [], f"SVHN-{name}, {batch}"
+    found, case, bits = [], f"{subject.case}, {batch}", subject.bits
+    data = batches(4, batch, subject.real().input_shape)
 
     def add(impl, bits, variants, **more):
         bits = common.bits_text(*bits)
         found.append(common.Contender(case, "train", bits, impl, variants, batch, "images_per_second", **more))
 
-    pairs = [] if given.bits == FLOAT else [(family, given.bits) for family in families(given.bits)]
-    for family, bits in [*pairs, ("float", FLOAT)]:
-        step = trainer(name, bits, family, data)
+    pairs = [] if bits == FLOAT else [(family, bits, subject.network) for family in families(bits)]
+    for family, bits, make in [*pairs, ("float", FLOAT, subject.real)]:
+        step = trainer(make(), family, data)
         with execution.log() as records:
             step()
         macs, (binary, moved) = sum(record.macs for record in records), common.executed(records)
@@ -82,11 +108,10 @@ def contenders(name, batch, given, data):
         import torch_peer
 
         compile = not given.quick
-        add("torch", FLOAT, torch_peer.training(models.svhn(name, FLOAT), data, compile), macs=macs, bytes=moved, peer=True)
-        add("torch_bf16", FLOAT, torch_peer.training(models.svhn(name, FLOAT), data, compile, bf16=True), macs=macs, peer=True)
-        if given.bits != FLOAT:
-            add("torch_fake_quant", given.bits, torch_peer.training(models.svhn(name, given.bits), data, compile), macs=macs,
-                peer=True)
+        add("torch", FLOAT, torch_peer.training(subject.real(), data, compile), macs=macs, bytes=moved, peer=True)
+        add("torch_bf16", FLOAT, torch_peer.training(subject.real(), data, compile, bf16=True), macs=macs, peer=True)
+        if subject.simulated:
+            add("torch_fake_quant", subject.bits, torch_peer.training(subject.network(), data, compile), macs=macs, peer=True)
     return found
 
 
@@ -108,13 +133,15 @@ def peak_memory(name, batch, rows, given):
 
 
 def main(argv=None):
-    given = common.options("train_step.py", __doc__, argv, bits=True, batches=BATCHES)
+    given = common.options("train_step.py", __doc__, argv, bits=True, batches=BATCHES, methods=methods.names())
     about, peak = common.begin(given)
     table, rows = common.Table(), []
-    for name, batch in product("C" if given.quick else "AC", given.batch):
-        found = common.measure(contenders(name, batch, given, batches(4, batch)), peak, 3 if given.quick else 9)
+    svhn = "" if given.methods else "C" if given.quick else "AC"
+    subjects = {**{name: of_svhn(name, given.bits) for name in svhn}, **{name: of_method(name) for name in given.methods}}
+    for (name, subject), batch in product(subjects.items(), given.batch):
+        found = common.measure(contenders(subject, batch, given), peak, 3 if given.quick else 9)
         table.add(found)
-        if batch == max(given.batch):
+        if name in svhn and batch == max(given.batch):
             peak_memory(name, batch, found, given)
         rows += found
     common.finish(given, {"machine": about, "peak": peak, "rows": rows}, pictures.draw_networks)

@@ -44,6 +44,35 @@ def test_peers_take_turns_and_the_median_counts():
         assert row["share_of_peak"] == pytest.approx(0.01)
 
 
+def test_what_is_the_same_as_another_is_measured_once():
+    import common
+
+    calls = []
+    first = common.Contender("case", "layer", "1,2,-", "popcount", {"": lambda: calls.append(1) or 1e-3}, 1, "gmacs", 1)
+    rows = common.measure([first], {"popcount_gmacs": 100.0}, 2)
+    count = len(calls)
+    first = common.Contender("case", "layer", "1,2,-", "popcount", {"": lambda: calls.append(1) or 1e-3}, 1, "gmacs", 1)
+    again = common.Contender("case", "layer", "1,2,-", "auto", {"": lambda: 1 / 0}, 1, "gmacs", 1, same=first)
+    rows = common.measure([first, again], {"popcount_gmacs": 100.0}, 2)
+    assert len(calls) == 2 * count and rows[0]["ms"] == rows[1]["ms"] and rows[1]["impl"] == "auto"
+
+
+def test_methods_networks_and_their_floats():
+    import train_step
+
+    for name in ("bnn", "twn", "ttq"):
+        subject = train_step.of_method(name)
+        families = []
+        for network in (subject.network(), subject.real()):
+            with execution.log() as records:
+                train_step.trainer(network, "auto", train_step.batches(1, 4, network.input_shape))()
+            families.append({record.family for record in records})
+        # TTQ's first layer is real; the others' meets pixels as codes
+        assert (families[0] == {"float32"}) == (name == "ttq") and families[1] == {"float32"}
+        shapes = [{p.shape for p in network.parameters()} for network in (subject.network(), subject.real())]
+        assert max(shapes[0], key=np.prod) == max(shapes[1], key=np.prod)
+
+
 def test_the_quickest_variant_is_kept_and_named():
     import common
 

@@ -86,3 +86,26 @@ def test_bad_bits_get_one_sentence(scripts, bits):
 def test_help(scripts):
     result = run(scripts, "conv", "--help")
     assert result.returncode == 0 and "--quick" in result.stdout
+
+
+class TestResultsOfSeveralMachines:
+    def test_one_picture_of_both(self, quick, scripts, tmp_path):
+        _, _, folder = quick
+        result = json.loads((folder / "result.json").read_text())
+        result["machine"]["processor"] = "another"
+        result["rows"] = [row | {"ms": 2 * row["ms"]} for row in result["rows"] if row["impl"] != "byte_dot"]
+        (tmp_path / "other.json").write_text(json.dumps(result))
+        done = run(scripts, "pictures", str(folder / "result.json"), str(tmp_path / "other.json"), str(tmp_path / "both.png"))
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("content", ["[]", "{", '{"rows": []}', '{"rows": [1]}', '{"rows": [{"case": 1}]}', "\x00", "null"])
+    def test_other_files_get_one_sentence(self, scripts, tmp_path, content):
+        (tmp_path / "other.json").write_text(content)
+        result = run(scripts, "pictures", str(tmp_path / "other.json"), str(tmp_path / "picture.png"))
+        assert result.returncode == 2 and "expected the JSON file of a benchmark" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_a_missing_file(self, scripts, tmp_path):
+        result = run(scripts, "pictures", str(tmp_path / "none.json"), str(tmp_path / "picture.png"))
+        assert result.returncode == 2 and "none.json: No such file" in result.stderr
