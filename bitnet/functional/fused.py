@@ -25,7 +25,7 @@ class ConvBlock(Function):
         self.accum = execution.forward_accum(x, w, conv)
         norm.check(self.accum.shape)
         rows = self.accum.size // self.accum.shape[-1]
-        mean, var = norm.statistics(lambda: moments(block.sums(self.accum, self.kappa), rows))
+        mean, var = norm.statistics(lambda: moments(block.sums(self.accum, self.kappa), rows), rows)
         self.mean, self.rstd = mean, 1 / np.sqrt(var + norm.eps)
         scale = gamma * self.rstd
         values, self.route = block.encode(self.accum, self.kappa, scale, beta - mean * scale, pool, quantizer.bits)

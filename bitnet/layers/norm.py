@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from bitnet import functional
-from bitnet.checks import number, whole
+from bitnet.checks import number, truth, whole
 from bitnet.module import Module, Parameter, initial
 from bitnet.quantizers import NormalizedActivation
 
@@ -55,10 +55,13 @@ class BatchNorm(_Norm):
     channels : size of the last axis
     momentum : share of the running statistics that a training step keeps, in [0, 1]
     eps : added to the variance
+    unbiased : let the running variance follow N / (N - 1) times that of the N values of a batch, as TensorFlow's and PyTorch's
+        does, and with it tensorpack's
     """
 
-    def __init__(self, channels, momentum=0.9, eps=1e-4):
+    def __init__(self, channels, momentum=0.9, eps=1e-4, unbiased=False):
         self.running_mean, self.running_var = self._make(channels, momentum, eps)
+        self.unbiased = truth("unbiased", unbiased)
 
     @property
     def is_affine(self):
@@ -66,17 +69,20 @@ class BatchNorm(_Norm):
         own = type(self)
         return (own.forward, own.statistics) == (BatchNorm.forward, BatchNorm.statistics)
 
-    def statistics(self, batch_statistics):
-        """Mean and variance to normalise with: in training those of the batch, which the running ones then follow."""
+    def statistics(self, batch_statistics, count=None):
+        """Mean and variance to normalise with: in training those of the batch of ``count`` values a channel, which the running
+        ones then follow.
+        """
         if not self.training:
             return self.running_mean.copy(), self.running_var.copy()  # a later training step changes them in place
         mean, var = batch_statistics()
-        _follow(self.momentum, (self.running_mean, mean), (self.running_var, var))
+        followed = var * (count / (count - 1)) if self.unbiased else var
+        _follow(self.momentum, (self.running_mean, mean), (self.running_var, followed))
         return mean, var
 
     def forward(self, x):
         self.check(x.shape)
-        mean, var = self.statistics(lambda: functional.batch_statistics(x.data))
+        mean, var = self.statistics(lambda: functional.batch_statistics(x.data), math.prod(x.shape[:-1]))
         return functional.batch_norm(x, self.gamma, self.beta, mean, var, self.eps, self.training)
 
 
@@ -124,5 +130,5 @@ class LowPrecisionBatchNorm(BatchNorm):
 
     def forward(self, x):
         self.check(x.shape)
-        mean, var = self.statistics(lambda: functional.batch_statistics(x.data))
+        mean, var = self.statistics(lambda: functional.batch_statistics(x.data), math.prod(x.shape[:-1]))
         return functional.low_precision_batch_norm(x, self.gamma, self.beta, mean, var, self.quantizer, self.eps, self.training)

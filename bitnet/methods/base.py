@@ -178,7 +178,7 @@ class Method(Described):
         """Quantize a layer with weights. ``rng`` draws initial weights, or is None where the layer's own ones stay."""
         if place.quantized:
             layer.quantize(self.weight() if self.bits[0] != 32 else None, layer.input_quantizer, self.gradient())
-            if place.last:
+            if place.last and self.last_norm:
                 layer.bias = None
             if layer.weight_quantizer:
                 self.latent(layer, place, rng)

@@ -1,19 +1,15 @@
 """Binary-Weight-Networks: a bit times the mean magnitude, of a layer (DoReFa-Net's reading) or of each filter (XNOR-Net's)."""
 
-from functools import partial
-
-from bitnet.methods.base import Method, Recipe
-from bitnet.optimizers import SGD, Tenths
+from bitnet.methods.base import Method
+from bitnet.methods.twn import TWN
 from bitnet.quantizers import BWNWeight, XNORWeight
 
-MOMENTUM = Recipe(optimizer=partial(SGD, momentum=0.9), schedule=Tenths, lr=0.01, batch_size=50)
 
-
-class BWN(Method):
-    """Binary weights with one scale a layer, in all layers (Binary-Weight-Network, arXiv:1606.06160)."""
+class BWN(TWN):
+    """Binary weights with one scale a layer, in all layers (Binary-Weight-Network, arXiv:1606.06160), trained as TWN is."""
 
     name, title, paper = "bwn", "Binary-Weight-Network, one scale a layer", "1606.06160"
-    own_bits, ends, weight_decay, recipe = (1, 32, 32), True, 1e-4, MOMENTUM
+    own_bits = (1, 32, 32)
     published = {"mnist": (0.95, "LeNet, trained by TWN's authors, about")}
 
     def weight(self):

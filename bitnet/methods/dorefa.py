@@ -40,7 +40,7 @@ class DoReFa(Method):
     name, title, paper = "dorefa", "DoReFa-Net", "1606.06160"
     own_bits, free = (1, 2, 4), "WAG"
     order = "conv norm pool act"
-    recipe = Recipe(optimizer=partial(Adam, eps=1e-5), schedule=falling(1e-3, 1e-5))
+    recipe = Recipe(optimizer=partial(Adam, eps=1e-5, epsilon_hat=True), schedule=falling(1e-3, 1e-5))  # tensorpack's Adam
     published = {"svhn": (2.5, "model A, (1,2,4), about; 3.0 to 3.1 in tensorpack")}
 
     def __init__(self, *bits, overrides=None):

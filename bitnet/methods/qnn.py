@@ -15,7 +15,8 @@ class QNN(Method):
     ends, last_norm, glorot, clip = True, True, True, 1.0
     recipe = replace(HINGE_MLP, dropout=0.2, epochs=20)
     published = {"mnist": (0.96, "the BNN of the paper")}
-    note = "a fifth of the pixels dropped, as by BNN's authors, who also drop half of the hidden outputs"
+    note = ("a fifth of the pixels dropped, to black. BNN's authors drop as many, but of pixels in [-1, 1], to mid grey, and "
+            "half of the hidden outputs, too")
 
     def weight(self):
         return BNNWeight()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from bitnet.layers import Activation, BatchNorm, Conv2d, XNORConv2d
 from bitnet.methods.base import Method, swap
 from bitnet.module import without_values
+from bitnet.quantizers import XNORGradient
 
 
 class XNOR(Method):
@@ -55,3 +56,14 @@ class XNORRelease(XNOR):
     name, title = "xnor_release", "XNOR-Net as released"
     note = "without the map K, the program's gradient"
     scale_map, weight_gradient = False, "code"
+
+
+class XNORGradients(XNOR):
+    """XNOR-Net with gradients of few bits, too: their signs times the largest magnitude (arXiv:1603.05279v4, section 3.2)."""
+
+    name, title = "xnor_gradients", "XNOR-Net with binary gradients"
+    own_bits, free = (1, 1, 1), "G"
+    note = "deterministic gradients of G bits; a scale for each sample"
+
+    def gradient(self):
+        return None if self.bits[2] == 32 else XNORGradient(self.bits[2])

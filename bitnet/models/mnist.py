@@ -11,12 +11,12 @@ ORDER = "conv pool norm act"
 
 
 @network("lenet")
-def lenet(shape=(28, 28, 1), classes=10, seed=0):
+def lenet(shape=(28, 28, 1), classes=10, order=ORDER, seed=0):
     """32 and 64 filters of 5 x 5, each pooled, and 512 hidden units, here filters that cover their 4 x 4 pixels.
 
     Parameters
     ----------
-    shape : (H, W, C) of the images; classes : number of outputs; seed : of the initial weights
+    shape : (H, W, C) of the images; classes : number of outputs; order : of the blocks; seed : of the initial weights
     """
     rng = np.random.default_rng(seed)
     size = tuple(((length - 4) // 2 - 4) // 2 for length in shape[:2])
@@ -24,9 +24,9 @@ def lenet(shape=(28, 28, 1), classes=10, seed=0):
         raise ValueError(f"the LeNet takes images of 16 x 16 pixels and more, got shape {tuple(shape)}")
     return Sequential(
         images=Images(*shape),
-        block0=Block(shape[2], 32, 5, pool=2, order=ORDER, rng=rng),
-        block1=Block(32, 64, 5, pool=2, order=ORDER, rng=rng),
-        block2=Block(64, 512, size, order=ORDER, rng=rng),
+        block0=Block(shape[2], 32, 5, pool=2, order=order, rng=rng),
+        block1=Block(32, 64, 5, pool=2, order=order, rng=rng),
+        block2=Block(64, 512, size, order=order, rng=rng),
         fc=Conv2d(512, classes, 1, bias=True, rng=rng),
         flatten=Flatten())
 

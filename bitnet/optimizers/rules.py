@@ -109,17 +109,20 @@ class Adam(Optimizer):
     parameters, lr, weight_decay : see ``Optimizer``
     beta1, beta2 : share of the mean of gradients, and of that of their squares, that a step keeps
     eps : added to the root of the mean of squares
+    epsilon_hat : add it before that mean is corrected for its first steps, as TensorFlow does, and with it tensorpack. Where
+        gradients are not much larger than eps, first steps are shorter then
     """
 
     slots = ("mean", "square")
 
-    def __init__(self, parameters, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+    def __init__(self, parameters, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, epsilon_hat=False):
         super().__init__(parameters, lr, weight_decay)
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1, self.beta2, self.eps, self.epsilon_hat = beta1, beta2, eps, epsilon_hat
 
     def move(self, entries):
         update.adam([(array, grad, state["mean"], state["square"], lr, decay) for array, grad, lr, decay, state in entries],
-                    self.steps, self.beta1, self.beta2, self.eps)
+                    self.steps, self.beta1, self.beta2,
+                    self.eps / (1 - self.beta2**self.steps) ** 0.5 if self.epsilon_hat else self.eps)
 
 
 class ShiftAdaMax(Optimizer):

@@ -16,15 +16,15 @@ from bitnet.quantizers.gxnor import GXNORActivation, GXNORWeight
 from bitnet.quantizers.qnn import QNNLinear, QNNLogarithmic
 from bitnet.quantizers.sketch import SketchWeight
 from bitnet.quantizers.staircase import StaircaseWeight
-from bitnet.quantizers.ttq import TTQWeight
+from bitnet.quantizers.ttq import SparseTernaryWeight, TTQWeight
 from bitnet.quantizers.twn import TWNWeight
-from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORWeight
+from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNORWeight
 
 __all__ = [
     "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput", "BitwiseActivation", "BitwiseWeight",
     "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation", "GXNORActivation", "GXNORWeight",
-    "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SketchWeight", "StaircaseWeight",
-    "TTQWeight", "TWNWeight", "XNORActivation", "XNORWeight", "get", "names", "quantize_k",
+    "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SketchWeight", "SparseTernaryWeight",
+    "StaircaseWeight", "TTQWeight", "TWNWeight", "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -43,8 +43,10 @@ _QUANTIZERS = {
     "binary_input": (BinaryInput, {}),
     "xnor_weight": (XNORWeight, {}),
     "xnor_activation": (XNORActivation, {}),
+    "xnor_gradient": (XNORGradient, {}),
     "twn": (TWNWeight, {}),
     "ttq": (TTQWeight, {}),
+    "ternary_sparse": (SparseTernaryWeight, {}),
     "qnn_linear": (QNNLinear, {"bits": 2}),
     "qnn_logarithmic": (QNNLogarithmic, {"bits": 3}),
     "gxnor_weight": (GXNORWeight, {}),

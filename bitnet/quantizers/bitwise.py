@@ -51,7 +51,9 @@ class BitwiseActivation(Quantizer):
     """Activations of the second stage.
 
     Forward:  z = sign(a), sign(0) = +1
-    Backward: da = (1 - tanh(slope * a)**2) * dz, the derivative of the first stage's tanh in the place of the sign's
+    Backward: da = (1 - tanh(slope * a)**2) * dz, the derivative of the first stage's tanh in the place of the sign's. The
+        paper's equations, as public notes quote them, have no such factor: da = dz. That is a change of this project's; the
+        bare formula learns worse here (MNIST, 8 epochs, one seed: 9.0 instead of 3.4 % errors)
 
     With weights of +-1 the sums are many times those of the first stage, whose weights are small, and tanh would be flat nearly
     everywhere. The sign does not mind a factor; ``slope`` brings the sums back to where tanh is not flat. It is this project's.

@@ -99,8 +99,9 @@ def hardness(progress, first=1.0, last=1000.0, spacing="geometric"):
     ----------
     progress : 0 to 1
     first, last : c at the ends
-    spacing : "geometric": equal factors; "equal": equal changes of the curve tanh(c x) / tanh(c), by the square root of the
-        mean of their squares over [-1, 1]
+    spacing : "geometric": equal factors; "distance": the mean over [-1, 1] of the square of how far the curve tanh(c x) /
+        tanh(c) is from that of ``first`` grows evenly, as in the authors' table; "equal": equal changes of the curve, by the
+        square root of the mean of their squares, this project's
 
     Returns
     -------
@@ -112,9 +113,12 @@ def hardness(progress, first=1.0, last=1000.0, spacing="geometric"):
     """
     if spacing == "geometric":
         return float(first * (last / first) ** progress)
-    if spacing != "equal":
-        raise ValueError(f'the spacing must be "geometric" or "equal", got {spacing!r}')
+    if spacing not in ("distance", "equal"):
+        raise ValueError(f'the spacing must be "geometric", "distance" or "equal", got {spacing!r}')
     grid, x = np.geomspace(first, last, 257), np.linspace(-1, 1, 4001)
     curves = np.tanh(grid[:, None] * x) / np.tanh(grid[:, None])
-    moved = np.concatenate([[0], np.cumsum(np.sqrt(np.mean(np.diff(curves, axis=0) ** 2, axis=1)))])
+    if spacing == "distance":
+        moved = np.mean((curves - curves[0]) ** 2, axis=1)
+    else:
+        moved = np.concatenate([[0], np.cumsum(np.sqrt(np.mean(np.diff(curves, axis=0) ** 2, axis=1)))])
     return float(np.interp(progress * moved[-1], moved, grid))

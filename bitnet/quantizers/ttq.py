@@ -29,7 +29,8 @@ class TTQWeight(Quantizer):
     Parameters
     ----------
     t : share of the largest magnitude below which a weight is 0
-    sparsity : instead of t, the share of weights that is 0, as the authors' program also offers (weights taken by magnitude)
+    sparsity : instead of t, the share of weights that is 0 (by magnitude), this project's option. What the authors' program
+        calls so is another quantizer, without W_p and W_n: ``SparseTernaryWeight``
     gradient : "exact" or "paper", of W_n
 
     Raises
@@ -64,3 +65,37 @@ class TTQWeight(Quantizer):
         (down, _, up, _), _ = sums_by_code(grad_output, values, 2)
         total = up, -down if self.gradient == "exact" else down
         return grad_output * factor, np.array(total, grad_output.dtype)
+
+
+class SparseTernaryWeight(Quantizer):
+    """Weights in {-1, 0, 1} with a fixed share of zeros, without scales: beside TTQ in its authors' program
+    (czhu95/ternarynet).
+
+    Forward:  t = tanh(w); w_q = sign(t) for the k largest |t| (equal ones included), else 0; k = int(count * (1 - sparsity))
+    Backward: dw = dw_q * (1 - t**2), straight through sign and mask
+
+    The program keeps the threshold in a variable that an operation of its own renews; here it is taken anew each time.
+
+    Parameters
+    ----------
+    sparsity : share of zeros, in [0, 1)
+
+    Raises
+    ------
+    ValueError : a share outside these bounds.
+    """
+
+    def __init__(self, sparsity=0.5):
+        super().__init__(2)
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"the share of zeros must be in [0, 1), got {sparsity}")
+        self.sparsity = sparsity
+
+    def encode_and_save(self, array):
+        t = np.tanh(array)
+        magnitude, kept = np.abs(t), int(array.size * (1 - self.sparsity))
+        least = np.partition(magnitude.ravel(), array.size - kept)[array.size - kept] if kept else np.inf
+        return Codes(ternary(np.where(magnitude >= least, t, 0), 0), 2, "ternary", 1.0), t
+
+    def grad(self, saved, grad_output):
+        return grad_output * (1 - saved * saved)

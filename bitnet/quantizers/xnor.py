@@ -7,9 +7,11 @@ inputs too, and multiplies the result by a map K of their magnitudes: ``layers.X
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.kernels.pointwise import quantize
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import binarize
 from bitnet.quantizers.dorefa import DoReFaWeight
+from bitnet.quantizers.twn import ternary
 
 GRADIENTS = ("paper", "code", "exact")
 
@@ -88,3 +90,41 @@ class XNORActivation(Quantizer):
 
     def encode_and_save(self, array):
         return Codes(binarize(array), 1, "bipolar", 1.0), np.abs(array) < 1
+
+
+class XNORGradient(Quantizer):
+    """Gradients of k bits of XNOR-Net, used in backward passes alone (arXiv:1603.05279v4, section 3.2).
+
+    g_q = M * q_k(g / M), M = max |g| of each sample,
+    q_k(x) = 2 * ([n * (x + 1) / 2] / n - 1/2), n = 2**k - 1, [] the nearest integer, halves up
+    k = 1:  g_q = M * sign(g), sign(0) = +1
+
+    The scale is the largest magnitude, not the mean one as of weights: it keeps the largest change in all directions, as the
+    paper says, which tells of 1.4 % less top-1 accuracy with AlexNet. That each sample has a scale of its own is this project's
+    reading. There is no noise: unlike ``DoReFaGradient`` it is wrong on average, and has no level for 0.
+
+    Parameters
+    ----------
+    bits : 1 to 8
+    keep_zeros : k = 1 with sign(0) = 0, as in Torch: ternary codes. Below a max pooling most gradients are exactly 0. This
+        project's option
+
+    Raises
+    ------
+    ValueError : other bits, or zeros of more than one bit.
+    """
+
+    def __init__(self, bits=1, keep_zeros=False):
+        super().__init__(bits)
+        if keep_zeros and bits != 1:
+            raise ValueError(f"zeros are kept in gradients of 1 bit, got {bits} bits")
+        self.keep_zeros = keep_zeros
+
+    def encode_and_save(self, array):
+        array = np.ascontiguousarray(array)
+        largest = quantize.max_magnitude(array)
+        scale = largest.astype(np.float64) / self.top
+        if self.keep_zeros:
+            return Codes(ternary(array, 0), 2, "ternary", scale), None
+        values = binarize(array) if self.bits == 1 else quantize.nearest_gradient(array, largest, self.bits)
+        return Codes(values, self.bits, "bipolar", scale), None

@@ -21,7 +21,8 @@ import zlib
 import numpy as np
 
 from bitnet import description, methods, models
-from bitnet.layers import Block, Conv2d, Flatten, Images, Sequential
+from bitnet.layers import BatchNorm, Block, Conv2d, Flatten, Images, Sequential, ShiftBatchNorm, Weighted
+from bitnet.models.mnist import ORDER
 from bitnet.module import without_values
 from bitnet.storage.door import CheckpointError, plain
 
@@ -75,6 +76,7 @@ def described(config, arrays, path):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: no model is known for its configuration {plain(config)}: {plain(error)}") from None
     names = {name: _renamed(name, "overrides" in config) for name in arrays}
+    _as_it_was(tree, set(names.values()))
     return json.loads(json.dumps(description.describe(tree))), names
 
 
@@ -85,8 +87,21 @@ def _tree(config):
 
 def _of_method(data, model, **config):
     if data != "svhn":
-        return methods.build(data=data, model=model, **config)
+        tree = methods.build(data=data, model=model, **config)
+        for block in tree if "order" in tree.method.recipe.options else ():  # pooling stood elsewhere then
+            if isinstance(block, Block):
+                block.order = ORDER
+        return tree
     return methods.get(config["method"])(config["bits"]).apply(_svhn_of_methods(model))
+
+
+def _as_it_was(tree, arrays):
+    """Some last layers had no bias, and a shift-based network's last batch norm was of shifts, too."""
+    for name, module in tree.named_modules().items():
+        if isinstance(module, Weighted) and module.bias is not None and f"model/{name}.bias" not in arrays:
+            module.bias = None
+        if isinstance(module, BatchNorm) and f"model/{name}.running_rstd" in arrays:
+            tree.replace(name, ShiftBatchNorm(module.channels))
 
 
 def _bitwise(width, zeros, seed):
@@ -99,7 +114,7 @@ def _svhn_of_methods(model):
     """The SVHN network that methods had: no dropout, no penalty, and conv6 a fully connected layer."""
     widths = [int(size * models.SVHN_WIDTHS[model]) for size in (48, 64, 64, 128, 128, 128, 512)]
     shapes = ((5, 0, 2), (3, "same", 1), (3, "same", 2), (3, 0, 1), (3, "same", 1), (3, 0, 1), ((5, 5), 0, 1))
-    blocks = {f"block{i}": Block(inputs, outputs, kernel, padding=padding, pool=pool, order="conv pool norm act")
+    blocks = {f"block{i}": Block(inputs, outputs, kernel, padding=padding, pool=pool, order=ORDER)
               for i, (inputs, outputs, (kernel, padding, pool)) in enumerate(zip([3, *widths], widths, shapes, strict=False))}
     return Sequential(images=Images(40, 40, 3), **blocks, fc=Conv2d(widths[-1], 10, 1, bias=True), flatten=Flatten())
 

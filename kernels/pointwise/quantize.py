@@ -238,6 +238,23 @@ def encode_gradient(g, largest, bits, key):
     return codes
 
 
+@kernel
+def _nearest_gradient(start, stop, g, largest, size, half, limit, codes):
+    for sample in range(start, stop):
+        factor = gradient_factor(largest[sample], half, limit)
+        for i in range(sample * size, (sample + 1) * size):
+            level = min(max(at(g, i) * factor, -half), half) + half
+            put(codes, i, np.uint8(level + g.dtype.type(0.5)))
+
+
+def nearest_gradient(g, largest, bits):
+    """The nearest of 2**bits levels between -max and max of each sample, halves up: as ``encode_gradient``, without noise."""
+    codes = np.empty(g.shape, np.uint8)
+    threads.run(_nearest_gradient, len(g), g.reshape(-1), largest, g[:1].size, *gradient_limits(g.dtype, bits),
+                codes.reshape(-1))
+    return codes
+
+
 def gradient_limits(dtype, bits):
     """n / 2 and the largest factor of ``gradient_code``, in the gradient's type."""
     return dtype.type(((1 << bits) - 1) / 2), np.finfo(dtype).max

@@ -24,10 +24,12 @@ from bitnet.quantizers import (
     PixelInput,
     QNNLinear,
     QNNLogarithmic,
+    SparseTernaryWeight,
     StaircaseWeight,
     TTQWeight,
     TWNWeight,
     XNORActivation,
+    XNORGradient,
     XNORWeight,
 )
 from bitnet.quantizers.staircase import hardness
@@ -76,7 +78,7 @@ DEGENERATE = [np.zeros((2, 3)), np.full((2, 3), 0.7), np.full((2, 3), -0.7), np.
               np.array([[-1e30, 1e30]]), np.array([[1e-30, -1e-30]])]
 
 
-@pytest.mark.parametrize("name", [name for name in quantizers.names() if name != "dorefa_gradient"])
+@pytest.mark.parametrize("name", [name for name in quantizers.names() if not name.endswith("_gradient")])
 @pytest.mark.parametrize("x", DEGENERATE)
 @pytest.mark.filterwarnings("error")
 def test_degenerate_inputs_give_numbers(name, x):
@@ -134,6 +136,54 @@ def test_xnors_window_is_open_and_bnns_closed():
 def test_xnors_gradient_must_be_a_known_one():
     with pytest.raises(ValueError, match="one of paper, code, exact, got 'best'"):
         XNORWeight("best")
+
+
+def test_xnors_gradients_are_signs_times_the_largest_magnitude():
+    g = np.array([[0.5, -2.0, 0.0, -0.0], [-0.25, 1e-9, -1e-9, 0.1]], np.float32)
+    largest = np.array([[2], [0.25]], np.float32)
+    codes = XNORGradient().encode(g)
+    assert (codes.bits, codes.encoding) == (1, "bipolar")
+    np.testing.assert_array_equal(codes.decode(), largest * [[1, -1, 1, 1], [-1, 1, -1, 1]])
+    np.testing.assert_array_equal(XNORGradient(keep_zeros=True).encode(g).decode(), largest * np.sign(g))
+    with pytest.raises(ValueError, match="zeros are kept in gradients of 1 bit, got 2 bits"):
+        XNORGradient(2, keep_zeros=True)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_xnors_gradients_of_k_bits(bits):
+    n, g = 2**bits - 1, normal(5, 400)
+    g[2] = 0
+    g[3] = np.repeat(np.linspace(-1, 1, 2**bits), 400 // 2**bits + 1)[:400]  # the levels themselves
+    x = g.astype(np.float64) / np.maximum(np.abs(g).max(axis=1, keepdims=True), 1e-30)
+    expected = 2 * (np.floor(n * (x + 1) / 2 + 0.5) / n - 0.5) * np.abs(g).max(axis=1, keepdims=True)
+    found = XNORGradient(bits).encode(g).decode()
+    step = 2 / n
+    near = np.abs((x + 1) / step % 1 - 0.5) < 1e-4  # of a half: float32 may round to the other side
+    assert near.mean() < 0.3 and (found[2] == 0).all()
+    np.testing.assert_allclose(found[~near], expected[~near], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[3], g[3], atol=1e-6 if g[3].max() == 1 else step)
+
+
+@pytest.mark.parametrize("keep_zeros", [False, True])
+def test_xnors_gradients_run_on_integers(keep_zeros):
+    x, w, g = normal(2, 6, 7, 5), normal(3, 3, 5, 4, seed=1), normal(2, 6, 7, 4, seed=2)
+    g[g < 0.2] *= g[g < 0.2] < -0.2
+    results = []
+    for family in execution.FAMILIES:
+        leaf, weight = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
+        with execution.use_kernels(family), execution.log() as records:
+            y = F.conv2d(BNNActivation()(leaf), BNNWeight()(weight), padding=1, grad_quantizer=XNORGradient(1, keep_zeros))
+            y.backward(g)
+        assert [record.family for record in records] == [family] * 3
+        results.append((leaf.grad, weight.grad))
+    sign = np.sign(g) if keep_zeros else np.where(g >= 0, 1, -1)
+    rounded = sign * np.abs(g).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)
+    signs = np.where(x >= 0, 1.0, -1.0)
+    expected = reference.weight_grad(rounded, signs, CONV).sum(axis=0)
+    np.testing.assert_allclose(results[0][1], expected, rtol=1e-5, atol=1e-5)
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
 
 
 # BinaryConnect and BNN
@@ -210,6 +260,15 @@ def test_ttqs_gradient_of_its_scales_is_the_derivative():
 def test_ttq_with_a_share_of_zeros(share):
     codes = TTQWeight(sparsity=share).encode_and_save(normal(20, 50), np.ones(2))[0]
     assert np.mean(codes.values == 1) == share
+
+
+def test_a_fixed_share_of_zeros_without_scales():
+    w = [[2.0, -0.05], [0.1, -0.3], [0.2, -1.0]]
+    check(SparseTernaryWeight(0.5), w, G, [[1, 0], [0, -1], [0, -1]], np.array(G) * (1 - np.tanh(w) ** 2))
+    assert (SparseTernaryWeight(0.0).encode(np.array(w)).values != 1).all()
+    assert np.mean(SparseTernaryWeight(0.75).encode(normal(20, 50)).values == 1) == 0.75
+    with pytest.raises(ValueError, match=r"share of zeros must be in \[0, 1\), got 1"):
+        SparseTernaryWeight(1)
 
 
 def test_layers_hold_the_learned_scales():
@@ -373,7 +432,7 @@ def test_a_staircase_by_hand():
     np.testing.assert_allclose(run(StaircaseWeight(c=200.0, backward="clip"), np.array([[1e-3, -1.999]]))[1], [[1.5, 0]])
 
 
-@pytest.mark.parametrize("spacing", ["geometric", "equal"])
+@pytest.mark.parametrize("spacing", ["geometric", "distance", "equal"])
 def test_hardness_rises_from_end_to_end(spacing):
     values = [hardness(p, spacing=spacing) for p in np.linspace(0, 1, 11)]
     assert values[0] == pytest.approx(1) and values[-1] == pytest.approx(1000) and (np.diff(values) > 0).all()
@@ -384,6 +443,13 @@ def test_equal_spacing_changes_the_curve_equally():
     curves = np.tanh(np.multiply.outer(c, x)) / np.tanh(c)[:, None]
     moved = np.sqrt(np.mean(np.diff(curves, axis=0) ** 2, axis=1))
     assert moved.max() < 1.3 * moved.min()
+
+
+def test_distance_from_the_first_curve_grows_evenly():
+    x, c = np.linspace(-1, 1, 4001), [hardness(p, spacing="distance") for p in np.linspace(0, 1, 11)]
+    curves = np.tanh(np.multiply.outer(c, x)) / np.tanh(c)[:, None]
+    far = np.mean((curves - curves[0]) ** 2, axis=1)
+    np.testing.assert_allclose(far / far[-1], np.linspace(0, 1, 11), atol=2e-3)
 
 
 def test_normalized_activations():

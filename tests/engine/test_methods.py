@@ -1,5 +1,7 @@
 """Layers, losses, optimizers and recipes of the methods around DoReFa."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,18 @@ def test_shift_batch_norm_keeps_running_statistics():
     trained = norm(x).data
     np.testing.assert_allclose(norm.eval()(x).data, trained, atol=0.05)
     assert np.isfinite(layers.ShiftBatchNorm(3)(np.zeros((5, 3), np.float32)).data).all()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_unbiased_running_variance(fused):
+    block = methods.DoReFa(1, 2, 4).apply(Sequential(layers.Block(3, 4, 1), layers.Block(4, 8, 1), layers.Block(8, 2, 1)), 0)[1]
+    block.norm = layers.BatchNorm(8, momentum=0.5, unbiased=True)
+    x = DoReFaActivation(2)(normal(3, 2, 2, 4))
+    with contextlib.nullcontext() if fused else layers.unfused():
+        block(x)
+        y = block.conv(x).data
+    np.testing.assert_allclose(block.norm.running_var, 0.5 + 0.5 * y.var(axis=(0, 1, 2), ddof=1), rtol=1e-5)
+    assert block.fused == "codes"
 
 
 def test_low_precision_batch_norm():
@@ -232,7 +246,8 @@ def trainer_of(model, digits, epochs=6, **more):
 
 CODED = {  # layers whose forward product must run on integers, from the first on
     "dorefa": "011 0", "bwn": "100 0", "binaryconnect": "100 0", "binaryconnect_stochastic": "100 0", "bnn": "111 1",
-    "bnn_shift": "111 1", "xnor": "011 0", "xnor_release": "011 0", "twn": "100 0", "qnn": "111 1", "qnn_log": "111 1",
+    "bnn_shift": "111 1", "xnor": "011 0", "xnor_release": "011 0", "xnor_gradients": "011 0", "twn": "100 0", "qnn": "111 1",
+    "qnn_log": "111 1",
     "gxnor": "111 1", "bitwise": "111 1",
 }  # fmt: skip
 
@@ -255,7 +270,7 @@ def test_every_method_learns_resumes_and_runs_on_integers_where_its_operands_all
     np.testing.assert_array_equal(loaded(digits.images[:8].astype(np.float32) / np.float32(256)).data, expected)
 
 
-@pytest.mark.parametrize("name", ["bnn", "gxnor", "twn", "xnor", "qnn_log"])
+@pytest.mark.parametrize("name", ["bnn", "gxnor", "twn", "xnor", "xnor_gradients", "qnn_log"])
 def test_training_is_the_same_on_all_kernels(name, digits):
     states = []
     for family in execution.FAMILIES:
@@ -396,6 +411,28 @@ def test_noise_is_that_of_the_program():
     assert a.mean() == pytest.approx(0.5, abs=0.005)
     random.set_state((3, 5))
     np.testing.assert_array_equal(random.uniform((80000,)).reshape(2, -1), a)
+
+
+# As their authors have them
+
+def test_the_shift_based_networks_of_bnns_authors():
+    net = methods.BNNShift().apply(models.build("mlp", width=64), 0)
+    assert isinstance(net.block1.norm, layers.ShiftBatchNorm) and type(net.bn) is layers.BatchNorm
+    assert net.block1.conv.weight.lr_factor == pytest.approx(np.sqrt(128 / 1.5))
+    assert net.block1.norm.gamma.lr_factor == pytest.approx(np.sqrt(64 / 1.5)) and net.block1.norm.beta.lr_factor == 1
+    assert net.bn.gamma.lr_factor == pytest.approx(np.sqrt(10 / 1.5)) and net.bn.eps == 1e-5
+    net = methods.build("bnn_shift", "svhn", model="D")
+    assert np.log2(net.conv3.conv.weight.lr_factor) % 1 == 0 and net.conv3.norm.gamma.lr_factor == 1
+
+
+@pytest.mark.parametrize("name", ["twn", "bwn"])
+def test_the_lenet_of_twns_authors(name):
+    net = methods.build(name)
+    assert net.block0.order == "conv norm pool act" or net.block0.order == "conv norm act pool"
+    assert net.fc.bias.lr_factor == 2 and net.fc.weight_quantizer is not None and net.block1.conv.bias is None
+    assert np.abs(net.block1.conv.weight.data).max() == pytest.approx(np.sqrt(3 / 800), rel=1e-3)
+    optimizer = methods.training_of(net)["optimizer"]
+    assert optimizer.weight_decay == 1e-4 and not any(parameter.weight_decay for parameter in net.parameters())
 
 
 # Trees

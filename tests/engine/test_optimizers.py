@@ -66,6 +66,16 @@ def test_adam():
     assert_updates(Adam(params, 0.1, 0.8, 0.95, 1e-3, weight_decay=0.01), params, update)
 
 
+def test_adam_with_tensorflows_eps():
+    def update(w, g, step, memory):
+        m = memory["m"] = 0.8 * memory.get("m", 0) + 0.2 * g
+        v = memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g * g
+        return w - 0.1 * np.sqrt(1 - 0.95**step) / (1 - 0.8**step) * m / (np.sqrt(v) + 1e-1)
+
+    params = parameters()
+    assert_updates(Adam(params, 0.1, 0.8, 0.95, 1e-1, weight_decay=0.01, epsilon_hat=True), params, update)
+
+
 @pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, 0.9), lambda p: Adam(p, 0.1)])
 class TestEveryOptimizer:
     def test_a_parameter_has_a_learning_rate_of_its_own(self, make):

@@ -66,6 +66,7 @@ CONFIG = {"name": "method", "data": "mnist", "network": "lenet", "model": "A", "
     (CONFIG | {"method": "ttq", "bits": [2, 32, 32]}, {"block1.conv.weight_scales": "block1.conv.weight_quantizer.scales"}),
     (CONFIG | {"method": "xnor", "bits": [1, 1, 32]}, {"last_bn.gamma": "last_bn.gamma", "fc.bias": "fc.bias"}),
     (CONFIG | {"method": "bnn", "bits": [1, 1, 32], "network": "mlp"}, {"bn.gamma": "bn.gamma"}),
+    (CONFIG | {"method": "bnn_shift", "bits": [1, 1, 32], "network": "mlp"}, {"bn.running_rstd": "bn.running_rstd"}),
     (CONFIG | {"method": "twn", "bits": [2, 32, 32], "data": "svhn", "network": "svhn", "model": "D"}, {
         "block6.conv.weight": "block6.conv.weight"}),
     ({"name": "bitwise", "width": 32, "zeros": 0.0, "seed": 3}, {"fc3.bits": "fc3.bits"}),
@@ -76,6 +77,12 @@ def test_old_names_find_their_place(config, there):
     for old, new in there.items():
         assert names[f"model/{old}"] == f"model/{new}" and new in state
     assert names["optimizer/mean.3"] == "optimizer/mean.3"
+
+
+def test_a_lenet_of_twn_as_it_was():
+    tree, _ = legacy.described(CONFIG | {"method": "twn", "bits": [2, 32, 32]}, ["model/block0.conv.weight"], "x.h5")
+    net = bitnet.description.rebuild(tree)
+    assert net.fc.bias is None and net.block0.order == "conv pool norm act"
 
 
 @pytest.mark.parametrize("config", [{}, {"name": "resnet"}, {"name": "svhn", "depth": 3},

@@ -49,6 +49,21 @@ def test_encode_symmetric(size, bits, dtype):
 
 
 @each_float
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_nearest_gradient(bits, dtype):
+    g, n = normal((4, 77), dtype), 2**bits - 1
+    g[1] = 0
+    largest = np.abs(g).max(axis=1)
+    level = np.where(largest > 0, g.T / np.where(largest > 0, largest, 1), 0).T * (n / 2) + n / 2
+    expected = np.floor(level + 0.5)
+    clear = np.abs(level % 1 - 0.5) > 1e-4
+    codes = quantize.nearest_gradient(g, largest, bits)
+    np.testing.assert_array_equal(codes[clear], expected[clear])
+    assert (codes[1] == (n + 1) // 2).all()  # 0 is a half, and goes up
+    assert (codes[0][g[0] == largest[0]] == n).all() and (codes[0][g[0] == -largest[0]] == 0).all()
+
+
+@each_float
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])
 def test_encode_activation(bits, dtype):
     n = 2**bits - 1
