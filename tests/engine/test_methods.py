@@ -1,6 +1,7 @@
 """Layers, losses, optimizers and recipes of the methods around DoReFa."""
 
 import contextlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def test_shift_batch_norm_keeps_running_statistics():
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_an_unbiased_running_variance(fused):
-    block = methods.DoReFa(1, 2, 4).apply(Sequential(layers.Block(3, 4, 1), layers.Block(4, 8, 1), layers.Block(8, 2, 1)), 0)[1]
+    sizes = (3, 4, 8, 8, 2)
+    block = methods.DoReFa(1, 2, 4).apply(Sequential(*(layers.Block(*pair, 1) for pair in pairwise(sizes))), 0)[1]
     block.norm = layers.BatchNorm(8, momentum=0.5, unbiased=True)
     x = DoReFaActivation(2)(normal(3, 2, 2, 4))
     with contextlib.nullcontext() if fused else layers.unfused():
