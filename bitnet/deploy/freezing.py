@@ -33,6 +33,7 @@ from bitnet.deploy.stages import (
 )
 from bitnet.description import describe
 from bitnet.functional import ap2
+from bitnet.kernels.pointwise import elementary
 from bitnet.kernels.products.geometry import Conv
 from bitnet.module import Module, preserved
 from bitnet.quantizers import Quantizer
@@ -176,8 +177,8 @@ def _(module, name, out):
     conv, _ = module.geometry(out.wire.shape)
     ones, last = np.ones(module.out_features, np.float32), float(1 / np.sqrt(module.in_features))
     if module.stage == 1:
-        out.product(name, conv, np.tanh(module.weight.data))
-        out.add(Affine, f"{name}.bias", scale=ones, shift=np.tanh(module.bias.data))
+        out.product(name, conv, elementary.tanh(module.weight.data))
+        out.add(Affine, f"{name}.bias", scale=ones, shift=elementary.tanh(module.bias.data))
         if module.hidden:
             out.add(Tanh, f"{name}.act")
         return

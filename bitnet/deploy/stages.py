@@ -18,7 +18,7 @@ from bitnet.checks import LARGEST, check_name, number, truth, whole, wholes
 from bitnet.codes import Codes
 from bitnet.description import rebuild
 from bitnet.kernels.machine import threads
-from bitnet.kernels.pointwise import norm, pool, quantize
+from bitnet.kernels.pointwise import elementary, norm, pool, quantize
 from bitnet.module import without_values
 from bitnet.quantizers import (
     BinaryInput,
@@ -403,7 +403,7 @@ class Tanh(Stage):
         return self.before.reals()
 
     def run(self, x):
-        return np.tanh(real(x))
+        return elementary.tanh(real(x))
 
 
 class MeanMagnitude(Stage):

@@ -4,12 +4,13 @@ import numpy as np
 
 from bitnet import execution
 from bitnet.functional.pointwise import tanh
+from bitnet.kernels.pointwise import elementary
 from bitnet.tensor import Function
 
 
 def softmax(logits):
     """exp(logits) / sum of exp(logits) over the last axis, of an array."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shifted = elementary.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
@@ -30,7 +31,7 @@ class SoftmaxCrossEntropy(Function):
     def forward(self, logits, labels):
         self.probabilities, self.labels = softmax(logits), labels
         shifted = logits - logits.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        log_sum = elementary.log(elementary.exp(shifted).sum(axis=1))
         return (log_sum - shifted[np.arange(len(labels)), labels]).mean(dtype=logits.dtype)
 
     def backward(self, grad_output):
@@ -74,7 +75,8 @@ class SoftTargets(Function):
         self.temperature = temperature
         self.student, self.teacher = softmax(logits / temperature), softmax(teacher / temperature)
         tiny = np.finfo(logits.dtype).tiny
-        divergence = self.teacher * (np.log(np.maximum(self.teacher, tiny)) - np.log(np.maximum(self.student, tiny)))
+        teachers, students = (elementary.log(np.maximum(one, tiny)) for one in (self.teacher, self.student))
+        divergence = self.teacher * (teachers - students)
         return logits.dtype.type(temperature**2 * divergence.sum() / len(logits))
 
     def backward(self, grad_output):

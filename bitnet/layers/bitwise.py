@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet import functional
+from bitnet.kernels.pointwise import elementary
 from bitnet.layers.weighted import Linear, glorot_uniform
 from bitnet.module import initial
 from bitnet.quantizers import BitwiseActivation, BitwiseWeight
@@ -49,7 +50,7 @@ class BitwiseLinear(Linear):
         if self.stage == 2:
             return False
         for parameter in (self.weight, self.bias):
-            parameter.data = np.tanh(parameter.data)
+            parameter.data = elementary.tanh(parameter.data)
         self.bits[0] = 1
         return True
 

@@ -7,6 +7,7 @@ runs on bits forward and backward, while the real weights collect the updates. `
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.kernels.pointwise import elementary
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import binarize
 from bitnet.quantizers.twn import ternary
@@ -77,5 +78,5 @@ class BitwiseActivation(Quantizer):
         return Codes(binarize(array), 1, "bipolar", 1.0), array
 
     def grad(self, saved, grad_output):
-        t = np.tanh(saved * saved.dtype.type(self.slope))
+        t = elementary.tanh(saved * saved.dtype.type(self.slope))
         return grad_output * (1 - t * t)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bitnet import random
 from bitnet.codes import Codes
-from bitnet.kernels.pointwise import quantize
+from bitnet.kernels.pointwise import elementary, quantize
 from bitnet.quantizers.base import Quantizer
 
 
@@ -45,7 +45,7 @@ class DoReFaWeight(Quantizer):
         if self.bits == 1:
             values, scale = quantize.encode_sign(array)
             return Codes(values, 1, "bipolar", scale), None
-        t = quantize.tanh(array)
+        t = elementary.tanh(array)
         largest = quantize.max_magnitude(t.reshape(-1, t.shape[-1])).max() or array.dtype.type(1)  # 0: codes in the middle
         return Codes(quantize.encode_symmetric(t, largest, self.bits), self.bits, "bipolar", 1 / self.top), (t, largest)
 

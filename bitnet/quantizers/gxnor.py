@@ -11,6 +11,7 @@ import numpy as np
 from bitnet import random
 from bitnet.checks import number
 from bitnet.codes import Codes
+from bitnet.kernels.pointwise import elementary
 from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.binaryconnect import binarize
@@ -131,7 +132,7 @@ class GXNORWeight(Quantizer):
         start = places.astype(np.float32)
         rho = np.clip(start + update * np.float32(size / 2), 0, size) - start  # in units of dz
         kappa = np.trunc(rho)
-        jump = random.uniform(places.shape) < np.tanh(np.float32(self.m) * np.abs(rho - kappa))
+        jump = random.uniform(places.shape) < elementary.tanh(np.float32(self.m) * np.abs(rho - kappa))
         return np.clip(start + kappa + np.sign(rho) * jump, 0, size).astype(np.uint8)
 
 

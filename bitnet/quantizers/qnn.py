@@ -6,6 +6,7 @@ from bitnet import random
 from bitnet.checks import whole
 from bitnet.codes import Codes
 from bitnet.functional import ap2
+from bitnet.kernels.pointwise import elementary
 from bitnet.quantizers.base import Quantizer
 
 
@@ -108,7 +109,7 @@ class QNNLogarithmic(Quantizer):
         smallest = self.largest - self.powers + 1
         if self.stochastic and self.training:
             with np.errstate(divide="ignore"):
-                exponent = np.floor(np.log2(magnitude) + random.uniform(array.shape))
+                exponent = np.floor(elementary.log(magnitude) * elementary.LOG2_E + random.uniform(array.shape))
             power = np.where(magnitude > 0, np.exp2(np.minimum(exponent, self.largest)), 0)
         else:
             power = ap2(magnitude)

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from bitnet.checks import number
+from bitnet.kernels.pointwise import elementary
 from bitnet.quantizers.base import Quantizer
 from bitnet.quantizers.dorefa import DoReFaWeight
 
@@ -53,7 +54,7 @@ class StaircaseWeight(Quantizer):
 
     def _brick(self, x, c, half):
         """One step around 0, from -half to half, and its slope."""
-        t = np.tanh(c * x)
+        t = elementary.tanh(c * x)
         factor = half / math.tanh(c * half)
         y = factor * t
         return np.clip(y, -half, half), np.where(np.abs(y) <= half, factor * c * (1 - t * t), 0)
@@ -116,7 +117,7 @@ def hardness(progress, first=1.0, last=1000.0, spacing="geometric"):
     if spacing not in ("distance", "equal"):
         raise ValueError(f'the spacing must be "geometric", "distance" or "equal", got {spacing!r}')
     grid, x = np.geomspace(first, last, 257), np.linspace(-1, 1, 4001)
-    curves = np.tanh(grid[:, None] * x) / np.tanh(grid[:, None])
+    curves = elementary.tanh(grid[:, None] * x) / elementary.tanh(grid[:, None])
     if spacing == "distance":
         moved = np.mean((curves - curves[0]) ** 2, axis=1)
     else:

@@ -42,10 +42,14 @@ def load_tensorpack(path, network, method=None, channels_first=None, **options):
     """
     if network not in BITS:
         raise ValueError(f"tensorpack published the networks {', '.join(BITS)}, got {network!r}")
-    with open(regular(path, WHAT), "rb") as file:
-        if file.read(6) == b"\x93NUMPY":
-            raise CheckpointError(f"{path}: expected {WHAT}, found a single .npy: as tensorpack wrote them these are pickles, "
-                                  "which run code when they are read; save its arrays by numpy.savez where you trust it")
+    try:
+        with open(regular(path, WHAT), "rb") as file:
+            start = file.read(6)
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected {WHAT}, but it cannot be read: {error.strerror}") from None
+    if start == b"\x93NUMPY":
+        raise CheckpointError(f"{path}: expected {WHAT}, found a single .npy: as tensorpack wrote them these are pickles, "
+                              "which run code when they are read; save its arrays by numpy.savez where you trust it")
     headers = _by_name(path, headers_of(path, WHAT))
     with without_values():
         net = (method or DoReFa(*BITS[network])).apply(build(network, **options))

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from bitnet import functional
+from bitnet.kernels.pointwise import elementary
 from bitnet.tensor import no_grad
 
 
@@ -25,7 +26,7 @@ class Evaluation:
         np.add.at(self.confusion, (labels, self.predictions), 1)
         self.accuracy = float(self.confusion.trace() / len(labels))
         chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-        self.loss = float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
+        self.loss = float(-elementary.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
 
 
 def evaluate(model, dataset, batch_size=256, stop=lambda: False, task=None):

@@ -67,11 +67,16 @@ def _store(builder, value, pointer, align):
     builder.store(value, pointer).align = align
 
 
+def _first(builder, count, lanes):
+    """A mask of the first ``count`` of so many lanes."""
+    numbers = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, _I32), numbers.type))
+
+
 def _store_first(builder, count, value, pointer):
     """Store the first ``count`` lanes of a vector of numbers of 16 or 32 bits."""
     vector = value.type
-    lanes = ir.Constant(ir.VectorType(_I32, vector.count), list(range(vector.count)))
-    wanted = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _I32), lanes.type))
+    wanted = _first(builder, count, vector.count)
     kind, size = {_FLOATS: ("f32", 4), _INTS: ("i32", 4), _SHORTS: ("i16", 2)}[vector]
     store = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
         ir.VoidType(), [vector, pointer.type, _I32, wanted.type]), f"llvm.masked.store.v{vector.count}{kind}.p0")
@@ -445,15 +450,29 @@ def load_floats(typing, array, index):
 
 
 @intrinsic
+def load_first_floats(typing, array, index, count):
+    """``array[index : index + 16]`` of a float32 array, the first ``count`` of them; zeros for the rest, which is not read."""
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _FLOATS)
+        wanted = _first(builder, args[2], LANES)
+        read = cgutils.get_or_insert_function(builder.module, ir.FunctionType(
+            _FLOATS, [pointer.type, _I32, wanted.type, _FLOATS]), f"llvm.masked.load.v{LANES}f32.p0")
+        return builder.call(read, [pointer, _I32(4), wanted, ir.Constant(_FLOATS, [0.0] * LANES)])
+
+    return floats16(array, index, types.int64), generate
+
+
+@intrinsic
 def multiply_add(typing, accum, array, index, b):
-    """``accum + array[index] * b``: one float32 of ``array``, broadcast, times a vector."""
+    """``accum + array[index] * b``, rounded once: one float32 of ``array``, broadcast, times a vector."""
 
     def generate(context, builder, signature, args):
         accum, array, index, b = args
         number = _load(builder, _pointer(context, builder, signature.args[1], array, index, ir.FloatType()), 4)
-        fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3),
-                                                 f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(fmuladd, [_splat(builder, number, _FLOATS), b, accum])
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3),
+                                                 f"llvm.fma.v{LANES}f32")
+        return builder.call(fma, [_splat(builder, number, _FLOATS), b, accum])
 
     return floats16(accum, array, index, b), generate
 
@@ -471,6 +490,18 @@ def store_floats(typing, out, index, a, count):
 
 
 # Elements of any type
+
+@intrinsic
+def bits_of(typing, number):
+    """The 64 bits of a float64, as an int64."""
+    return types.int64(types.float64), lambda context, builder, signature, args: builder.bitcast(args[0], _I64)
+
+
+@intrinsic
+def number_of(typing, bits):
+    """The float64 that an int64 is the bits of."""
+    return types.float64(types.int64), lambda context, builder, signature, args: builder.bitcast(args[0], ir.DoubleType())
+
 
 @intrinsic
 def copy16(typing, out, index, array, source):

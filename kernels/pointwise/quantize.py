@@ -98,19 +98,6 @@ def look_up(table, codes):
     return out
 
 
-def tanh(w):
-    """tanh of every element, by NumPy, tile by tile."""
-    out = np.empty_like(w)
-    source, target = w.reshape(-1), out.reshape(-1)
-
-    def work(start, stop):
-        part = slice(start * TILE, stop * TILE)
-        np.tanh(source[part], out=target[part])
-
-    threads.run(work, tiles_of(w.size))
-    return out
-
-
 @kernel
 def _encode_symmetric(start, stop, t, largest, half, top, codes):
     for i in range(start * TILE, min(stop * TILE, t.size)):

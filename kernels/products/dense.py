@@ -7,7 +7,8 @@ done a few samples at a time, so that the matrix stays in cache:
                                             weight_grad  dw = columns.T @ g
                                             input_grad   dcolumns = g @ w.T, then every entry back to its pixel
 
-Convolutions with few input channels go to ``direct``, which needs no im2col.
+Convolutions with few input channels go to ``direct``, which needs no im2col. The products are those of ``matrix``: in float32
+the same bits on every machine.
 """
 
 import numpy as np
@@ -16,11 +17,10 @@ from bitnet.kernels.machine import threads
 from bitnet.kernels.machine.compile import inlined, kernel
 from bitnet.kernels.machine.vectors import at, put
 from bitnet.kernels.products import direct
+from bitnet.kernels.products.matrix import Matrix, multiply, pack, whole
 
 TILE_BYTES = 1 << 20  # of im2col at a time: half of a common level-2 cache
 PARTS = 16            # partial sums of a float weight gradient, added in a fixed order
-SMALL = 1 << 16  # multiply-adds that no BLAS shares among threads of its own
-OUTPUTS = 256         # columns of one tile of a fully connected layer
 
 
 @inlined
@@ -148,9 +148,9 @@ def forward(x, w, conv, bias=None):
     y = np.empty((len(x), *out_size, conv.out_channels), x.dtype)
     conv, size = conv.flattened(*x.shape[1:3])
     x = x.reshape(len(x), *size, conv.in_channels)
-    weight = w.reshape(-1, conv.groups, conv.group_out)
+    weights = [pack(_weight_of(w, conv, group)) for group in range(conv.groups)]
     if _is_fully_connected(conv, size):
-        _product(x.reshape(len(x), -1), weight[:, 0], y.reshape(len(x), -1))
+        _at_once(x.reshape(len(x), -1), weights[0], y.reshape(len(x), -1))
         if bias is not None:
             y += bias
         return y
@@ -158,14 +158,9 @@ def forward(x, w, conv, bias=None):
 
     def work(first, last):
         buffer = _buffer(last - first, conv, out_size, x.dtype)
-        for group in range(conv.groups):
+        for group, weight in enumerate(weights):
             columns = _columns_of(x[first:last], conv, out_size, group, buffer)
-            if conv.groups == 1:
-                np.matmul(columns, weight[:, 0], out=y[first:last].reshape(len(columns), -1))
-            else:
-                result = columns @ weight[:, group]
-                y[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out] = result.reshape(
-                    last - first, *out_size, -1)
+            multiply(whole(columns), weight, _pixels_of(y[first:last], conv, group))
         if bias is not None:
             y[first:last] += bias
 
@@ -179,22 +174,20 @@ def input_grad(g, w, conv, size):
     result = grad = np.zeros((len(g), *size, conv.in_channels), g.dtype)
     conv, size = conv.flattened(*size)
     grad = grad.reshape(len(g), *size, conv.in_channels)
-    weight = w.reshape(-1, conv.groups, conv.group_out)
+    weights = [pack(_weight_of(w, conv, group).T) for group in range(conv.groups)]
     if _is_fully_connected(conv, size):
-        _product(g.reshape(len(g), -1), weight[:, 0].T, grad.reshape(len(g), -1))
+        _at_once(g.reshape(len(g), -1), weights[0], grad.reshape(len(g), -1))
         return result
     tile = _tile_samples(conv, out_size, g.itemsize)
 
     def work(first, last):
         if _is_pointwise(conv):
-            np.matmul(g[first:last].reshape(-1, conv.out_channels), weight[:, 0].T,
-                      out=grad[first:last].reshape(-1, conv.in_channels))
+            multiply(_pixels_of(g[first:last], conv, 0), weights[0], whole(grad[first:last].reshape(-1, conv.in_channels)))
             return
         buffer = _buffer(last - first, conv, out_size, g.dtype)
-        for group in range(conv.groups):
-            part = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
-            flat = part.reshape(-1, conv.group_out)
-            np.matmul(flat, weight[:, group].T, out=buffer.reshape(len(flat), -1))
+        for group, weight in enumerate(weights):
+            part = _pixels_of(g[first:last], conv, group)
+            multiply(part, weight, whole(buffer.reshape(part.shape[0], -1)))
             _col2im(buffer.reshape(-1), grad[first:last].reshape(-1), last - first, *size, conv.in_channels, *out_size,
                     *_numbers(conv), group * conv.group_in, conv.group_in)
 
@@ -228,8 +221,7 @@ def weight_grad(g, x, conv):
             buffer = _buffer(last - first, conv, out_size, x.dtype)
             for group in range(conv.groups):
                 columns = _columns_of(x[first:last], conv, out_size, group, buffer)
-                part_g = g[first:last, ..., group * conv.group_out:(group + 1) * conv.group_out]
-                partial[part, group] += columns.T @ part_g.reshape(-1, conv.group_out)
+                multiply(whole(columns).T, pack(_pixels_of(g[first:last], conv, group)), whole(partial[part, group]), add=True)
 
     _over(work, parts, 1)
     total = partial[0]
@@ -239,19 +231,27 @@ def weight_grad(g, x, conv):
 
 
 def product_over_samples(x, g):
-    """``x.T @ g`` for x (N, D) and g (N, F), cut into fixed tiles of D."""
+    """``x.T @ g`` for C-contiguous x (N, D) and g (N, F)."""
     product = np.empty((x.shape[1], g.shape[1]), x.dtype)
-    _product(g.T, x, product.T)
+    _at_once(whole(x).T, pack(whole(g)), whole(product))
     return product
 
 
-def _product(a, b, out):
-    """``out[...] = a @ b``, what a fully connected layer computes, cut into fixed tiles of columns."""
+def _at_once(a, b, out):
+    """``multiply``, by all threads, of what a fully connected layer computes."""
+    a, out = (one if isinstance(one, Matrix) else whole(one) for one in (a, out))
+    if a.values.dtype == np.float32:
+        multiply(a, b, out)
+    else:
+        _over(lambda first, last: multiply(a, b, out), 1, 1)  # NumPy's, with BLAS on one thread
 
-    def work(first, last):
-        np.matmul(a, b[:, first:last], out=out[:, first:last])
 
-    if a.size * b.shape[1] <= SMALL:
-        threads.run(lambda start, stop: work(0, b.shape[1]), 1)
-        return
-    _over(work, b.shape[1], OUTPUTS)
+def _weight_of(w, conv, group):
+    """The weights of a group as a Matrix (taps and inputs, outputs)."""
+    return Matrix(w.reshape(-1), (conv.tap_count * conv.group_in, conv.group_out), (conv.out_channels, 1),
+                  group * conv.group_out)
+
+
+def _pixels_of(y, conv, group):
+    """The outputs of a group, (N, OH, OW, F), as a Matrix (pixels, group's outputs)."""
+    return Matrix(y.reshape(-1), (y.size // conv.out_channels, conv.group_out), (conv.out_channels, 1), group * conv.group_out)

@@ -1,11 +1,14 @@
 """Files of tensorpack's examples: the networks they make equal a forward pass in plain NumPy by the published names."""
 
+import errno
+import io
+
 import numpy as np
 import pytest
 
 import bitnet
 from bitnet import methods
-from bitnet.storage import CheckpointError
+from bitnet.storage import CheckpointError, tensorpack
 
 CLASSES = 7
 
@@ -259,3 +262,14 @@ def test_other_files(of_svhn, tmp_path):
     refused(tmp_path / "s.npz", "expected the arrays of resnet18", "resnet18")
     with pytest.raises(ValueError, match="tensorpack published the networks alexnet, resnet18, svhn, got 'vgg'"):
         bitnet.load_tensorpack(tmp_path / "s.npz", "vgg")
+
+
+def test_a_file_that_opens_and_cannot_be_read(tmp_path, monkeypatch):
+    class Disk(io.FileIO):
+        def read(self, *size):
+            raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "net.npz").write_bytes(b"PK")
+    monkeypatch.setattr(tensorpack, "open", lambda path, mode: Disk(path), raising=False)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Input/output error"):
+        bitnet.load_tensorpack(tmp_path / "net.npz", "svhn")

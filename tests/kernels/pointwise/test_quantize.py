@@ -41,8 +41,7 @@ def test_sums_and_numbers_by_code(size, bits, dtype):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("size", SIZES)
 def test_encode_symmetric(size, bits, dtype):
-    t, half = quantize.tanh(normal(size, dtype)), dtype(0.5)
-    np.testing.assert_array_equal(t, np.tanh(normal(size, dtype)), strict=True)
+    t, half = np.tanh(normal(size, dtype)), dtype(0.5)
     largest = np.abs(t).max()
     expected = np.rint((2**bits - 1) * (t / largest * half + half)).astype(np.uint8)
     np.testing.assert_array_equal(quantize.encode_symmetric(t, largest, bits), expected, strict=True)
