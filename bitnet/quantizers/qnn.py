@@ -110,7 +110,7 @@ class QNNLogarithmic(Quantizer):
         if self.stochastic and self.training:
             with np.errstate(divide="ignore"):
                 exponent = np.floor(elementary.log(magnitude) * elementary.LOG2_E + random.uniform(array.shape))
-            power = np.where(magnitude > 0, np.exp2(np.minimum(exponent, self.largest)), 0)
+            power = np.where(magnitude > 0, np.exp2(np.minimum(exponent, self.largest)), 0)  # exact: of whole numbers
         else:
             power = ap2(magnitude)
         power = np.where(power >= 2.0 ** smallest, power, 0)

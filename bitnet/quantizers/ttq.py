@@ -3,6 +3,7 @@
 import numpy as np
 
 from bitnet.codes import Codes
+from bitnet.kernels.pointwise import elementary
 from bitnet.kernels.pointwise.quantize import look_up, sums_by_code
 from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
@@ -92,7 +93,7 @@ class SparseTernaryWeight(Quantizer):
         self.sparsity = sparsity
 
     def encode_and_save(self, array):
-        t = np.tanh(array)
+        t = elementary.tanh(array)
         magnitude, kept = np.abs(t), int(array.size * (1 - self.sparsity))
         least = np.partition(magnitude.ravel(), array.size - kept)[array.size - kept] if kept else np.inf
         return Codes(ternary(np.where(magnitude >= least, t, 0), 0), 2, "ternary", 1.0), t

@@ -240,7 +240,7 @@ def product_over_samples(x, g):
 def _at_once(a, b, out):
     """``multiply``, by all threads, of what a fully connected layer computes."""
     a, out = (one if isinstance(one, Matrix) else whole(one) for one in (a, out))
-    if a.values.dtype == np.float32:
+    if a.values.dtype == out.values.dtype == np.float32:
         multiply(a, b, out)
     else:
         _over(lambda first, last: multiply(a, b, out), 1, 1)  # NumPy's, with BLAS on one thread

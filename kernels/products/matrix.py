@@ -7,7 +7,7 @@ A BLAS adds in an order of its own, another one for each kind of processor. Here
 and goes on where an earlier product, or an earlier part of the depth, left it in memory: neither tiles nor threads nor vectors
 have a say in it. Eight rows meet 32 columns where there are 32 registers of 512 bits, else four rows meet 16.
 
-float64 products, which no training needs, are NumPy's.
+Products in which a float64 array takes part, which no training needs, are NumPy's.
 """
 
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class Packed(NamedTuple):
     """The right operand of a product, in panels of 32 columns, (panels, depth, 32); columns past the last are zero."""
 
     values: np.ndarray
-    shape: tuple
+    matrix: Matrix  # that was packed
 
 
 @kernel
@@ -81,7 +81,7 @@ def pack(b):
     depth, columns = b.shape
     out = arrays.empty((-(-columns // COLUMNS), depth, COLUMNS), np.float32)
     threads.run(_pack, len(out), b.values, out.reshape(-1), (b.first, depth, columns, *b.pitches), short=out.size < BLOCK ** 2)
-    return Packed(out.reshape(-1), b.shape)
+    return Packed(out.reshape(-1), b)
 
 
 @inlined
@@ -180,11 +180,12 @@ def multiply(a, b, out, add=False):
     a : Matrix (rows, depth); b : what ``pack`` made of a Matrix (depth, columns)
     out : Matrix (rows, columns) whose columns lie side by side
     """
-    if not isinstance(b, Packed):
-        view = out.array()
-        view[...] = view + a.array() @ b.array() if add else a.array() @ b.array()
+    right = b.matrix if isinstance(b, Packed) else b
+    if {one.values.dtype for one in (a, right, out)} != {np.dtype(np.float32)}:
+        view, product = out.array(), a.array() @ right.array()
+        view[...] = view + product if add else product
         return
-    (rows, depth), columns = a.shape, b.shape[1]
+    (rows, depth), columns = a.shape, right.shape[1]
     if not depth and not add:
         out.array()[...] = 0
     base = (out.values, out.first, out.pitches[0], 1) if add else (_ZEROS, 0, 0, 0)
