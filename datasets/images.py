@@ -7,8 +7,10 @@ sees it as sharp, or as blurred, as what it was trained on:
     photograph --square, bicubic--> 32 x 32 --bilinear--> size x size
 """
 
+import io
 import logging
 import math
+import os
 import threading
 import warnings
 from contextlib import contextmanager
@@ -101,6 +103,14 @@ def _quiet():
             Image.MAX_IMAGE_PIXELS = limit
 
 
+class _Reader(io.BufferedReader):
+    """A file whose reads take no memory for more bytes than there are: a damaged picture may ask for 4 GB."""
+
+    def read(self, size=-1):
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def open_rgb(path, upright=True, pixels=None):
     """An image file as Pillow's RGB image: in any mode, of an animation the first frame.
 
@@ -118,7 +128,7 @@ def open_rgb(path, upright=True, pixels=None):
     """
     path = regular(path, "an image file")
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), _Reader(open(path, "rb", buffering=0)) as file, Image.open(file) as image:
             most = _PIXELS if pixels and image.format in _BY_ROWS else _LARGE
             if image.width * image.height > most:
                 raise DataError(f"{path}: expected at most {most:,} pixels, found {image.width:,} x {image.height:,}")

@@ -331,3 +331,17 @@ def test_one_call_for_any_network(tmp_path, picture):
     assert prepare_for(path, "ink", (28, 28, 1)).shape == (28, 28, 1) and prepare_for(path, "ink", (28, 28, 3)).shape[2] == 3
     with pytest.raises(ValueError, match="expected the kind photo, ink or fit, found 'digit'"):
         prepare_for(path, "digit", (28, 28, 1))
+
+
+def test_a_part_that_claims_more_bytes_than_the_file_has_takes_no_memory(tmp_path):
+    path = tmp_path / "damaged.png"
+    Image.new("RGB", (40, 50)).save(path)
+    content = path.read_bytes()
+    length = content.index(b"IDAT") - 4
+    path.write_bytes(content[:length] + b"\xff\xff\x00\x50" + content[length + 4:])  # 4 GB of pixels
+    tracemalloc.start()
+    try:
+        assert open_rgb(path).size == (40, 50)  # its pixels are all there
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
