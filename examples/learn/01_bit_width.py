@@ -4,6 +4,14 @@
 # DoReFa-Net calculates with numbers of one, two or four bits. How does a real number become such a number, how much of it
 # is lost, and what can still be seen? This chapter rounds activations and weights, by hand first, then with bitnet, and
 # says why the first and the last layer of a network are left alone.
+#
+# The numbers will come from house numbers: SVHN (Street View House Numbers) is a data set of digits cut out of photographs,
+# 32 x
+# 32 pixels with three colors, ten classes. Where you have not downloaded it, digits that a program draws take its place.
+#
+# Each chapter begins with its imports. From `common`, a small file beside the chapters, come the names of a few colors,
+# `digits` (images and labels), `size` (a full size and a small one for a quick look), `show` (puts a picture on the page, or
+# into a file) and `exercise` (tells whether your answer holds). Nothing of the subject is hidden there.
 
 # %%
 import matplotlib.pyplot as plt
@@ -131,10 +139,11 @@ assert by_hand.tolist() == codes.values.tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
 assert codes.scale == 1 / 3 and np.allclose(codes.decode(), quantize_k(x.clip(0, 1), 2))
 
 # %% [markdown]
-# What bitnet returns is the object that travels through all its kernels, `Codes`. It holds small integers, and what they
-# stand for: a real number is the *scale* times the *level*. For activations the level is the code itself, and the encoding
-# is called *unsigned*. The scale is a single number for the whole array. Kernels multiply and add levels, which are
-# integers, and the scale comes in once, at the end. No float is needed in between.
+# What bitnet returns is an object called `Codes`. It travels through all *kernels*: so the compiled loops are called that do
+# the arithmetic of the library. (Elsewhere the word also means the filter of a convolution. Not here.) It holds small
+# integers, and what they stand for: a real number is the *scale* times the *level*. For activations the level is the code
+# itself, and the encoding is called *unsigned*. The scale is a single number for the whole array. Kernels multiply and add
+# levels, which are integers, and the scale comes in once, at the end. No float is needed in between.
 #
 # Where should the numbers lie for 2 bits to be well used? In DoReFa-Net, *batch norm* comes before the clip: it shifts and
 # stretches each channel to mean 0 and standard deviation 1 (and may learn another shift and stretch). What a bell curve of
@@ -209,7 +218,9 @@ assert np.abs(two.decode()).max() == 1
 # for two bits and more keeps proportions and forgets the size. Batch norm after the layer divides by the standard
 # deviation, so it would have taken the size out anyway.
 #
-# Now a real layer: the 36,864 weights of a fresh 3 x 3 convolution with 64 input and 64 output channels. How alike are the
+# Now a real layer. bitnet's network for SVHN comes in four widths: *model A* is that of the paper, B, C and D have a half, a
+# quarter and an eighth of its channels. Take the 36,864 weights of a fresh 3 x 3 convolution of model A, with 64 input and 64
+# output channels. How alike are the
 # weights before and after? The *correlation* tells: 1 means equal up to the size, 0 means nothing in common.
 
 # %%
@@ -256,9 +267,9 @@ assert used[2][0] + used[2][3] < 0.02
 # ## Why the first and the last layer stay float
 #
 # DoReFa-Net leaves two layers in float32: the first convolution, which sees the picture, and the last layer, whose outputs
-# are the scores of the ten digits. What would they save? Count the parameters of bitnet's SVHN network, and its
-# *multiply-accumulates* (MAC: one multiplication, one addition) for an image. A convolution does one for each weight at
-# each output pixel.
+# are the scores of the ten digits (also called *logits*). What would they save? Count the parameters of model A, and its
+# *multiply-accumulates* (MAC: one multiplication and one addition, the unit in which convolutions are measured) for an image.
+# A convolution does one for each weight at each output pixel.
 
 # %%
 model = models.svhn("A")

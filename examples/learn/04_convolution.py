@@ -138,7 +138,7 @@ show(figure, "04-border")
 # ## Operations and bytes
 #
 # Now to speed, on a real layer: `conv2` of the SVHN network, 64 to 64 channels on 18 x 18 pixels, weights of 1 bit, activations
-# of 2. A *multiply-accumulate* (MAC) is one multiplication and one addition, the unit in which convolutions are measured.
+# of 2. How much work is it, in multiply-accumulates (MAC, chapter 1), and how many bytes?
 
 # %%
 batch = size(8, 4)
@@ -154,10 +154,11 @@ assert macs // batch == 11_943_936 == 9 * 64 * 18 * 18 * 64
 assert 9 * 64 / (pairs * 9) == 32
 
 # %% [markdown]
-# So a step on words does the work of 32 multiply-accumulates here, and memory shrinks 16 times. Does our NumPy version profit?
-# It makes a whole array for each step: all XORs, all counts, then sums. Each array is written to memory and read back. The
-# processor mostly waits. To keep intermediate numbers out of memory, the loops must be fused into one, and Python is too slow
-# for loops. *Numba* compiles a Python function to machine code when it is first called. Here is the obvious version:
+# So a step on words does the work of 32 multiply-accumulates here, and memory shrinks 16 times. Does our NumPy version
+# profit? It makes a whole array for each step: all XORs, all counts, then sums. Each array is written to memory and read
+# back. The processor mostly waits. To keep intermediate numbers out of memory, the loops must become one that does everything
+# to a number while it is at hand (they are *fused*), and Python is too slow for loops. *Numba* compiles a Python function to
+# machine code when it is first called. Here is the obvious version:
 
 
 # %%
@@ -220,8 +221,7 @@ print("popcount on vectors of 512 bits:", "yes" if peak.vectors_of_512_bits() el
 #
 # Three words are needed to understand the rest.
 #
-# - A *register* holds the numbers that an instruction works on. There are few of them, 16 or 32, and they are free to use. All
-#   else must be loaded first, and loads compete with the work.
+# - Registers (chapter 3) are few, 16 or 32, and free to use. All else must be loaded first, and loads compete with the work.
 # - A *vector instruction* does the same to several numbers side by side in one wide register: 512 bits are sixteen 32-bit
 #   words. With a popcount of that width (`vpopcnt`, where a machine has it), one instruction counts sixteen words.
 # - A *cache line* is the piece, mostly 64 bytes, in which memory comes into the small fast stores (caches) near the core. A
@@ -305,11 +305,12 @@ assert speed["library, bits"] > 2 * speed["NumPy, bits"] and speed["NumPy, float
 # The usual picture for this is the *roofline*. Across: how many multiply-accumulates a version does for each byte that it moves
 # between core and memory. Up: how many it does a second. The slope on the left is memory: so many bytes a second come through,
 # whatever is done with them. The flat roof on the right is arithmetic. Which of the two is over a version's head tells what to
-# improve.
+# improve. The speeds are measured. The bytes are *estimates*, counted below from the sizes of arrays: nobody has watched what
+# the caches keep, so a point may belong somewhat further left or right.
 
 # %%
 per_image = 18 * 18 * 9 * 64 * 64
-moved = {  # bytes an image
+moved = {  # bytes an image, estimated from the sizes of arrays
     "NumPy, bits": pairs * 18 * 18 * 64 * 9 * (2 * 8 + 2 * 1),       # XORs and counts, each written and read
     "NumPy, float32": 2 * 18 * 18 * 9 * 64 * 4 + 18 * 18 * 64 * 4,   # the rows, written and read, and results
     "library, float32": 2 * 18 * 18 * 64 * 4,                        # images and results; rows stay in the caches
@@ -327,7 +328,7 @@ axis.text(1, bandwidth * 1.5, "memory", color=GREY, ha="right")
 for name, color in zip(moved, (RED, GREY, GREY, AMBER, BLUE), strict=True):
     axis.plot(intensity[name], speed[name], "o", color=color, ms=8)
     axis.annotate(name, (intensity[name], speed[name]), xytext=(8, -12), textcoords="offset points", color=color)
-axis.set(title="Fused loops leave the memory's slope, tiles climb to the roof", xlabel="multiply-accumulates a byte moved",
+axis.set(title="Fused loops leave the memory's slope, tiles climb to the roof", xlabel="multiply-accumulates a byte moved (estimated)",
          ylabel="10⁹ multiply-accumulates a second", ylim=(min(bandwidth, *speed.values()) / 2, limit * 2),
          xlim=(0.5, 1600))
 show(figure, "04-roofline")

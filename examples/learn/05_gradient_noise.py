@@ -2,8 +2,9 @@
 # # 5. Gradients need noise
 #
 # Weights and activations are rounded to the nearest level. Do that to gradients, and training goes to the wrong place. With
-# the right amount of noise added before rounding it arrives, even with two bits. This chapter builds that rounding, shows why
-# it is right on average, shows plain rounding fail, and measures what each further bit is worth.
+# the right amount of noise added before rounding, it goes to the right one on average, and the fewer the bits, the longer it
+# takes: with two bits a single parameter arrives, a network may not in the time that you have (chapter 8). This chapter builds
+# that rounding, shows why it is right on average, shows plain rounding fail, and measures what each further bit is worth.
 
 # %%
 from itertools import pairwise
@@ -67,6 +68,8 @@ for draw in range(4):
 # $\sigma$ is even between $-1/2$ and $1/2$, that has probability $f$. So
 #
 # $$E[v] = (1 - f)\, m + f\, (m + 1) = m + f = y$$
+#
+# $E[v]$, the *expected value* of $v$, is its mean over all draws of the noise.
 #
 # The rounding is *unbiased*. It is also called *stochastic rounding*. The clip changes nothing of this: at $g = M$ the sum
 # lies between $n - 1/2$ and $n + 1/2$ and becomes $n$. It is there because in floating point such a sum can be rounded up to
@@ -163,6 +166,7 @@ show(figure, "05-stuck")
 # ## The gradients of a real layer
 #
 # Now a network: DoReFa-Net's SVHN network with an eighth of its channels (model D), trained for some steps on house numbers.
+# It learns by *Adam*, gradient descent in which each gradient is divided by its usual size (a running mean of its square).
 # To get hold of the gradient at the output of a layer we put a quantizer there that remembers what it is given.
 
 
@@ -249,12 +253,12 @@ assert all(11 < later - earlier < 16 for earlier, later in pairwise(snr))  # two
 # %% [markdown]
 # ## Why it trains nevertheless
 #
-# With two bits the noise is *stronger* than the signal, and yet such networks train. One might hope that noise cancels in the
-# sum over positions and samples that makes the gradient of a weight. If all terms were alike, a sum of $64 \cdot 49$ of them
-# would gain 35 dB. But images disagree about where a weight should go, and the signal cancels as well. What saves us is
-# another noise, which is there anyway. A step sees a batch of 64 images, not all. Its gradient differs from that of all
-# images, it is right on average, and training has always lived with that: the optimizer takes many small steps and their
-# errors average out. Rounding adds a second error of the same kind.
+# With two bits the noise is *stronger* than the signal, and yet such networks learn, if slowly. One might hope that noise
+# cancels in the sum over positions and samples that makes the gradient of a weight. If all terms were alike, a sum of
+# $64 \cdot 49$ of them would gain 35 dB. But images disagree about where a weight should go, and the signal cancels as well.
+# What saves us is another noise, which is there anyway. A step sees a batch of 64 images, not all. Its gradient differs from
+# that of all images, it is right on average, and training has always lived with that: the optimizer takes many small steps
+# and their errors average out. Rounding adds a second error of the same kind.
 #
 # So compare the two, for the weight of our layer. The exact gradients of all batches scatter around their mean: that is the
 # noise of the choice of a batch. The gradients with rounding in this one layer, and the same random numbers in all layers
@@ -341,7 +345,7 @@ assert not DoReFaGradient(2).encode(np.zeros((1, 4), np.float32)).decode().any()
 #   right on average.
 # - Plain rounding is not, and no number of steps repairs it.
 # - A bit is worth about 6 dB. With 2 bits the noise is louder than the gradient; many small steps average it out, as they do
-#   with the noise of small batches.
+#   with the noise of small batches. How many is another question: chapter 8 shows a training that is too short for 2 bits.
 #
 # ## Exercises
 #

@@ -383,7 +383,7 @@ exercise(linear_grads, check_linear_grads)
 
 
 # %%
-def taps_of(position, kernel, stride, padding):
+def taps_of(position, kernel_size, stride, padding):
     """2. The taps that meet an input position in one dimension, in rising order, if outputs had no end on either side."""
     raise YourTurn
 

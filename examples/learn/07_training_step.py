@@ -141,9 +141,11 @@ while tensor._function is not None:
 # Where the table says 4 bits, the gradient is rounded (`max_magnitude` finds the scale of each sample, `encode_gradient` adds
 # the noise). Packed along channels it gives the input gradient, packed along positions (`pack_positions`) the weight
 # gradient. All the rest of backward is float32. Batch norm hands real numbers on. Max pooling sends each to the place where
-# the maximum came from (`max_pool_grad`). The activation lets it pass where its input was in [0, 1] and stops it elsewhere:
-# this is the straight-through estimator with its window, chapter 2 (`apply_window`). So the input gradient of conv2 leaves
-# its product as real numbers, walks through all of that, and is rounded again before conv1.
+# the maximum came from (`max_pool_grad`); of equal ones the first counts. Integer sums are often equal, and where pictures of
+# one bit are pooled nearly every window has such a tie: there the first place, top left, gets all the gradient by convention.
+# The activation lets it pass where its input was in [0, 1] and stops it elsewhere: this is the straight-through estimator
+# with its window, chapter 2 (`apply_window`). So the input gradient of conv2 leaves its product as real numbers, walks
+# through all of that, and is rounded again before conv1.
 #
 # Was this the real thing? The library's own `loss.backward()`, with the same noise, must give the same gradients to the bit.
 
@@ -237,7 +239,7 @@ _, _, float_held = step(bits=(32, 32, 32))
 # %% [markdown]
 # In a fused step there is nothing to stop at. So that nobody has to believe that it runs on codes, the library keeps a log,
 # on request: of every product, the layer, which of the three it was, the kernel family, the bits of its two operands (32:
-# real numbers) and how many multiply-accumulates, products that are added to a sum, it has.
+# real numbers) and how many multiply-accumulates it has.
 
 # %%
 random.seed(1)
@@ -285,8 +287,8 @@ assert totals["(1,2,4), fused"] < totals["float"] / 3 and totals["(1,2,4), singl
 # images, and the end of the network, where the last layer wants real numbers.
 #
 # Weights are another matter. Training keeps a float32 *latent* weight (chapter 2), because a step of 0.001 is too small for a
-# code of one bit. Watch one step of Adam, an optimizer that divides each gradient by its usual size and therefore keeps two
-# more floats for each weight, the running means of the gradient and of its square:
+# code of one bit. Watch one step of Adam (chapter 5), which keeps two more floats for each weight, the running means of
+# the gradient and of its square:
 
 # %%
 optimizer = optimizers.Adam(model.parameters(), lr=1e-3)
@@ -356,8 +358,8 @@ exercise(packed_bytes, check_packed_bytes)
 
 
 # %%
-def sum_type(kernel, channels, w_bits, a_bits):
-    """2. "int16" or "int32": what holds every sum of a kernel x kernel convolution of so many channels?"""
+def sum_type(kernel_size, channels, w_bits, a_bits):
+    """2. "int16" or "int32": what holds every sum of a kernel_size x kernel_size convolution of so many channels?"""
     raise YourTurn
 
 

@@ -27,7 +27,7 @@ from bitnet.report.profile import KINDS, Profile, speed_up
 # XNOR-Net's abstract (arXiv:1603.05279) claims "58x faster convolutional operations". Its journal version (Communications of
 # the ACM, 2020) adds "in terms of number of the high precision operations": it is a *count*. One XOR and one popcount on a
 # word of 64 bits do the work of 64 multiplications and additions. Count the word as one operation, and a float
-# multiply-accumulate (MAC: a product that is added to a sum) as one too, then a sum over $c$ channels and $k$ taps costs $ck$
+# multiply-accumulate (MAC) as one too, then a sum over $c$ channels and $k$ taps costs $ck$
 # in float and $ck/64$ in words, plus one float operation to scale the result:
 #
 # $$\frac{c\,k}{c\,k/64 + 1} = \frac{64\,c\,k}{c\,k + 64}$$
@@ -275,18 +275,23 @@ print(f"the step: {predicted:.2f} times as fast by Amdahl's law, {measured:.2f} 
       f"with products that take no time, {amdahl(q, np.inf):.2f}")
 rest = (total["float"] - inner["float"]) / (total["bits"] - inner["bits"])
 print(f"all other work: {rest:.2f} times as fast in the network with bits")
-assert 0 < q < 1
+with_rest = 1 / ((1 - q) / rest + q / s)
+print(f"the law with both: 1 / ((1 - q) / {rest:.2f} + q / {s:.1f}) = {with_rest:.2f}")
+assert 0 < q < 1 and np.isclose(with_rest, measured)
 assert np.isclose(predicted, speed_up(total["float"], inner["float"] - inner["bits"]))
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-speeds = np.geomspace(1, 64)
-for fraction, color in ((0.5, FAINT), (0.8, GREY), (0.95, AMBER)):
-    axes[0].semilogx(speeds, amdahl(fraction, speeds), color=color, label=f"{fraction:.0%} of the time", base=2)
-axes[0].semilogx([s], [measured], "o", color=BLUE, label="this step, measured", base=2)
+speeds = np.geomspace(min(1, s), 64)
+for fraction, color, style in ((0.5, FAINT, "-"), (0.8, FAINT, "--"), (q, GREY, "-")):
+    label = f"q = {fraction:.0%}" + " (this step)" * (fraction == q)
+    axes[0].semilogx(speeds, amdahl(fraction, speeds), style, color=color, label=label, base=2)
+axes[0].semilogx([s], [predicted], "o", color=GREY, label="Amdahl: the rest as it was", base=2)
+axes[0].semilogx([s], [measured], "o", color=BLUE, label=f"measured: the rest {rest:.1f} x as fast", base=2)
+axes[0].annotate("", (s, measured), (s, predicted), arrowprops={"arrowstyle": "->", "color": BLUE})
 axes[0].set(title="The whole gains less than its part", xlabel="speed-up of the products", ylabel="speed-up of the step")
-axes[0].set_ylim(0, 10)
+axes[0].set_ylim(0, max(9, 2 * measured))
 axes[0].set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
-axes[0].legend(frameon=False, fontsize=9)
+axes[0].legend(frameon=False, fontsize=9, loc="upper left")
 left = np.zeros(2)
 for kind, color in zip(KINDS, ("#5b8fd9", BLUE, AMBER, GREY, FAINT), strict=True):
     part = np.array([profile[name].total(kind=kind) / total["float"] for name in ("bits", "float")])
@@ -298,9 +303,11 @@ axes[1].legend(frameon=False, fontsize=9, ncols=3, loc="upper left")
 show(figure, "09-amdahl")
 
 # %% [markdown]
-# Amdahl's law assumes that the rest stays as it is. It does not, quite. The fused blocks move bytes instead of floats through
-# memory, which makes the rest faster; they also round, which float need not, and that makes it slower. The line *all other
-# work* says which was more on your machine. What remains in bits is the float first layer, epilogues and Python.
+# Amdahl's law assumes that the rest stays as it is. It does not. The fused blocks move bytes instead of floats through memory,
+# which makes the rest faster; they also round, which float need not, and that makes it slower. The line *all other work* says
+# which was more on your machine, and the arrow in the picture what it does: where the rest became $r$ times as fast, the step
+# gains $1 / ((1 - q)/r + q/s)$. So the measured point does not lie on the curve of this step's $q$, and it says nothing about
+# the curve of another share that it may happen to lie on. What remains in bits is the float first layer, epilogues and Python.
 # `train_svhn.py --profile` prints this for your network, layer by layer, with the share of the limit of each product and what
 # a step would gain if some part took no time:
 
@@ -331,7 +338,8 @@ assert all(value >= 1 for value in free.values())
 #
 # - "58 times" counts operations. The limit of a machine, its share, and the clock are three other numbers.
 # - Popcount wants many channels and few pairs of planes; where it does not pay, another family computes the same integers.
-# - A step gains what Amdahl's law leaves. What is not a product counts as much as what is.
+# - A step gains what Amdahl's law leaves, and more where the rest becomes faster as well, as fusing does here. What is not a
+#   product counts as much as what is.
 #
 # ## Exercises
 #

@@ -7,8 +7,8 @@ def linear_grads(x, w, g):
     return g @ w.T, x.T @ g
 
 
-def taps_of(position, kernel, stride, padding):
-    return [tap for tap in range(kernel) if (position + padding - tap) % stride == 0]
+def taps_of(position, kernel_size, stride, padding):
+    return [tap for tap in range(kernel_size) if (position + padding - tap) % stride == 0]
 
 
 def masked_dot(v, v_bits, c, c_bits, valid):

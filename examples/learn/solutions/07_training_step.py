@@ -8,9 +8,9 @@ def packed_bytes(shape, bits, padding):
     return 4 * samples * bits * (height + 2 * padding) * (width + 2 * padding) * words
 
 
-def sum_type(kernel, channels, w_bits, a_bits):
+def sum_type(kernel_size, channels, w_bits, a_bits):
     """The largest sum has every weight and every activation at its largest level."""
-    largest = kernel**2 * channels * (2**w_bits - 1) * (2**a_bits - 1)
+    largest = kernel_size**2 * channels * (2**w_bits - 1) * (2**a_bits - 1)
     return "int16" if largest < 2**15 else "int32"
 
 
