@@ -1,10 +1,11 @@
 """The command line: look at networks, use them, turn them into other files, and ask about this machine.
 
     python -m bitnet summary runs/first/checkpoint.h5
-    python -m bitnet predict runs/first/frozen.npz house.png
+    python -m bitnet predict svhn house.png
     python -m bitnet COMMAND --help
 
-MODEL is a checkpoint of a training script, a frozen network or a saved one. Training is done by the scripts in examples/.
+MODEL is a checkpoint of a training script, a frozen network, a saved one, or the name of one that comes along. Training is done
+by the scripts in examples/.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import contextlib
 import os
 import sys
 
-from bitnet import deploy, execution, methods
+from bitnet import deploy, execution, methods, pretrained
 from bitnet.files import load
 from bitnet.kernels.machine import threads
 from bitnet.storage import CheckpointError, plain
@@ -45,7 +46,8 @@ def shape(text):
     return sizes
 
 
-MODEL = option("model", metavar="MODEL", type=folder, help="a checkpoint, a frozen network or a saved one")
+MODEL = option("model", metavar="MODEL", type=folder,
+               help="a checkpoint, a frozen network, a saved one, or one of " + ", ".join(pretrained.names()))
 SHAPE = option("--shape", type=shape, metavar="H,W,C", help="of what a network takes that does not tell it itself")
 # the modules that commands import themselves are those that take time, or that only they need
 KERNELS = option("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")

@@ -1,7 +1,9 @@
 """One ``load`` and one ``save`` for whatever a network is: trained and trainable, or frozen."""
 
 import zipfile
+from pathlib import Path
 
+from bitnet import pretrained
 from bitnet.deploy import FrozenNetwork, load_frozen
 from bitnet.storage import checkpoint
 from bitnet.storage.door import regular
@@ -30,10 +32,16 @@ def save(path, model, **more):
 def load(path):
     """The network in a file of ``save``, in the checkpoint of a run or in a frozen.npz, in eval mode.
 
+    Parameters
+    ----------
+    path : str or Path, or a name in ``pretrained.names()`` where there is no file of that name
+
     Raises
     ------
     CheckpointError : there is none, or it is damaged, or of modules that this program does not know.
     """
+    if str(path) in pretrained.names() and not Path(path).exists():
+        return pretrained.load(str(path))
     if zipfile.is_zipfile(regular(path, "a network")):
         return load_frozen(path)
     return checkpoint.load(path)

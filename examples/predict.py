@@ -1,5 +1,6 @@
 """Read digits from pictures with a trained network.
 
+    python examples/predict.py svhn house.png                     # a network that comes along
     python examples/predict.py runs/svhn-a-1-2-4/checkpoint.h5 house.png door.jpg
 
 Prints a line for each picture: path, class, probability. A digit of a house number should fill most of its picture; one for a
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 
 import bitnet
+from bitnet import pretrained
 from bitnet.training.prediction import print_predictions
 from bitnet.training.run import Parser, guarded
 
@@ -24,7 +26,8 @@ from bitnet.training.run import Parser, guarded
 def parse(argv):
     parser = Parser(__file__, __doc__)
     parser.add_argument("model", metavar="MODEL", type=Path,
-                        help="a checkpoint of a training script, its frozen.npz, or a saved network")
+                        help="a checkpoint of a training script, its frozen.npz, a saved network, or one that comes along: "
+                        + ", ".join(pretrained.names()))
     parser.add_argument("images", metavar="IMAGE", nargs="+")
     return parser.parse_args(argv, argparse.Namespace(kernels="auto"))
 

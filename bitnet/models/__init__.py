@@ -2,6 +2,7 @@
 
     build("lenet")                   a float tree, with initial weights
     svhn("A", (1, 2, 4))             DoReFa-Net's network for SVHN, in bits
+    pretrained("svhn")               one that comes with the package, trained and frozen
 """
 
 import importlib
@@ -18,8 +19,8 @@ from bitnet.networks import build, names, network
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "resnet18",
-           "svhn"]
+__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "pretrained",
+           "resnet18", "svhn"]
 
 INNER_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 
@@ -39,3 +40,13 @@ def svhn(model="A", bits=(1, 2, 4), overrides=None, seed=0):
     ValueError : another model, other bits, or an override of another layer.
     """
     return DoReFa(bits, overrides=overrides).apply(build("svhn", model=model, seed=seed))
+
+
+def pretrained(name):
+    """A trained network that comes with the package, a FrozenNetwork; see ``bitnet.pretrained`` for names and recipes.
+
+    Raises
+    ------
+    ValueError : there is none of that name.
+    """
+    return importlib.import_module("bitnet.pretrained").load(name)  # frozen networks are built on models: not known here
