@@ -211,7 +211,8 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
             "    module = importlib.import_module(name)\n"
             "    assert module.__file__.startswith(sys.argv[1]), (name, module.__file__)\n"
             "import bitnet\n"
-            "assert bitnet.models.svhn('D').fc.weight.shape == (64, 10)\n")
+            "assert bitnet.models.svhn('D').fc.weight.shape == (64, 10)\n"
+            "assert len(bitnet.load('svhn').classes) == 10\n")
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-c", code, str(site), *sorted(MODULES)], cwd=tmp_path, env=environment,
                           capture_output=True, text=True)
