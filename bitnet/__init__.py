@@ -5,6 +5,7 @@ import importlib
 from bitnet import constraints, functional, layers, methods, models, optimizers, quantizers, random
 from bitnet.codes import Codes
 from bitnet.deploy import freeze
+from bitnet.exchange import export
 from bitnet.execution import use_kernels
 from bitnet.files import load, save
 from bitnet.module import Module, Parameter, Residual, Sequential
@@ -13,7 +14,7 @@ from bitnet.tensor import Tensor, no_grad
 
 __version__ = "0.1.0"
 __all__ = ["Codes", "Module", "Parameter", "Residual", "Sequential", "Tensor", "Trainer", "constraints", "datasets", "evaluate",
-           "freeze", "functional", "layers", "load", "load_tensorpack", "methods", "models", "no_grad", "optimizers",
+           "export", "freeze", "functional", "layers", "load", "load_tensorpack", "methods", "models", "no_grad", "optimizers",
            "quantizers", "random", "save", "use_kernels"]
 
 # imported when first asked for: readers of data and pictures load libraries that a prediction does not need

@@ -14,6 +14,7 @@ import os
 import sys
 
 from bitnet import deploy, execution, methods, pretrained
+from bitnet.exchange import FORMS, export
 from bitnet.files import load
 from bitnet.kernels.machine import threads
 from bitnet.storage import CheckpointError, plain
@@ -127,6 +128,20 @@ def freeze(given):
         frozen = deploy.freeze(network, given.shape)
     frozen.save(written(given))
     print(frozen.summary(), deploy.size_report(frozen, given.out), sep="\n")
+
+
+@command("export", "write a network for other programs, as ONNX", MODEL,
+         option("out", metavar="OUT", type=folder, help="the file to write, such as network.onnx"), SHAPE,
+         option("--form", choices=FORMS, default="onnx", help="qonnx: layers, and nodes that round (onnx)"))
+def export_network(given):
+    """The frozen network as ONNX that onnxruntime and others run as it is: integers as integers, thresholds as comparisons.
+
+    It takes images of bytes, (N, H, W, C), and gives logits. As QONNX it takes (1, C, H, W), pixels / 256.
+    """
+    network = load(given.model)
+    with about(given.model):
+        export(written(given), network, given.form, given.shape)
+    print(f"{given.out}: {size_text(given.out.stat().st_size)}")
 
 
 @command("methods", "all methods, a line each")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bitnet import pretrained
 from bitnet.deploy import FrozenNetwork, load_frozen
+from bitnet.exchange import load_onnx
 from bitnet.storage import checkpoint
 from bitnet.storage.door import regular
 
@@ -30,7 +31,7 @@ def save(path, model, **more):
 
 
 def load(path):
-    """The network in a file of ``save``, in the checkpoint of a run or in a frozen.npz, in eval mode.
+    """The network in a file of ``save``, in the checkpoint of a run, in a frozen.npz or in an .onnx, in eval mode.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ def load(path):
     """
     if str(path) in pretrained.names() and not Path(path).exists():
         return pretrained.load(str(path))
+    if Path(path).suffix == ".onnx":
+        return load_onnx(path)
     if zipfile.is_zipfile(regular(path, "a network")):
         return load_frozen(path)
     return checkpoint.load(path)

@@ -138,6 +138,15 @@ def test_freeze_what_does_not_freeze(run, model, tmp_path):
         assert code == 2 and words in err and err.count("\n") == 1 and source.read_bytes() == before
 
 
+def test_export(run, model, tmp_path):
+    pytest.importorskip("onnx")
+    code, out, err = run("export", model, tmp_path / "net.onnx")
+    size = (tmp_path / "net.onnx").stat().st_size
+    assert (code, out, err) == (0, f"{tmp_path / 'net.onnx'}: {bitnet.text.size_text(size)}\n", "")
+    code, _, err = run("export", model, tmp_path / "no" / "net.onnx")
+    assert code == 2 and "No such file" in err and err.count("\n") == 1
+
+
 def test_methods_are_all_there_a_line_each(run):
     code, out, _ = run("methods")
     assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["method", *bitnet.methods.names()]

@@ -18,7 +18,7 @@ PACKAGES = {"bitnet": ROOT / "bitnet", "bitnet.kernels": ROOT / "kernels", "bitn
 HOUSE = ("kernels.machine", "kernels.rounding", "kernels.products", "kernels.pointwise", "kernels", "datasets", "settings",
          "text", "bits", "checks", "codes", "description", "random", "tensor", "execution", "constraints", "functional",
          "module", "quantizers", "layers", "networks", "optimizers", "methods", "models", "storage", "report", "deploy",
-         "pretrained", "files", "training", "__main__")
+         "exchange", "pretrained", "files", "training", "__main__")
 OURS = ("bitnet", "kernels", "datasets", "examples", "benchmarks", "tests")
 ENGINE = HOUSE[HOUSE.index("codes"):HOUSE.index("storage")]
 

@@ -56,10 +56,12 @@ class Reader:
     Attributes
     ----------
     wire : Wire   # what leaves the last stage
+    fuses : are patterns looked for in the ways of joins?
     """
 
-    def __init__(self, wire):
+    def __init__(self, wire, fuses=True):
         self.start = self.wire = wire
+        self.fuses = fuses
         self.stages = []
 
     def add(self, kind, name, options=None, **arrays):
@@ -79,10 +81,10 @@ class Reader:
 
     def join(self, op, name, first, second):
         """Add the sum or the product of two ways: functions of a Reader each."""
-        ways = [Reader(self.wire), Reader(self.wire)]
+        ways = [Reader(self.wire, self.fuses), Reader(self.wire, self.fuses)]
         for way, read in zip(ways, (first, second), strict=True):
             read(way)
-            way.stages = fused(way.stages)
+            way.stages = fused(way.stages) if self.fuses else way.stages
         described = [[one.describe() for one in way.stages] for way in ways]
         stage = Join(name.strip(".") or "network", self.wire, {"op": op, "ways": described})
         self.stages.append(stage.fill({key: array for way in ways for one in way.stages for key, array in one.arrays.items()}))
@@ -397,16 +399,32 @@ def freeze(net, shape=None):
     ------
     ValueError : the shape is not known, or a module in the tree cannot be frozen; it is named with the reason.
     """
+    reader, images, classes = read(net, shape)
+    return FrozenNetwork(reader.start.shape, fused(reader.stages), images, classes)
+
+
+def read(net, shape=None, fuses=True):
+    """What ``freeze`` makes a frozen network of, before patterns are looked for; without ``fuses`` in no way of a join either.
+
+    Returns
+    -------
+    reader : Reader, with its stages
+    images : does the network take images; classes : names of its outputs, or None
+
+    Raises
+    ------
+    ValueError : see ``freeze``.
+    """
     if not isinstance(net, Module):
-        raise ValueError(f"freeze takes a network, a tree of modules, got {type(net).__name__}")
+        raise ValueError(f"this takes a network, a tree of modules, got {type(net).__name__}")
     known = net.input_shape  # of images, as its input layer or its training tells
     if known is None and shape is None:
         raise ValueError("this network does not tell what it takes: expected freeze(net, shape) with the shape of an image, "
                          "such as (28, 28, 1)")
-    reader = Reader(Wire(tuple(shape or known)))
+    reader = Reader(Wire(tuple(shape or known)), fuses)
     with no_grad(), preserved(net):
         net.eval()
         reader.read(net, "")
     classes = getattr(net, "classes", None)
     known_classes = classes is not None and len(classes) == reader.wire.shape[-1]
-    return FrozenNetwork(reader.start.shape, fused(reader.stages), known is not None, classes if known_classes else None)
+    return reader, known is not None, classes if known_classes else None

@@ -28,9 +28,11 @@ from bitnet.quantizers import (
     FixedPointActivation,
     GXNORActivation,
     NormalizedActivation,
+    PixelInput,
     QNNLinear,
     QNNLogarithmic,
     Quantizer,
+    UniformActivation,
     XNORActivation,
 )
 from bitnet.tensor import Tensor
@@ -42,7 +44,7 @@ KINDS = {}
 # Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
 RISING = {kind.encode_and_save for kind in (
     BinaryInput, BitwiseActivation, BNNActivation, DoReFaActivation, FixedPointActivation, GXNORActivation,
-    NormalizedActivation, QNNLinear, QNNLogarithmic, XNORActivation)}
+    NormalizedActivation, PixelInput, QNNLinear, QNNLogarithmic, UniformActivation, XNORActivation)}
 
 
 class Wire(NamedTuple):

@@ -18,13 +18,15 @@ from bitnet.quantizers.sketch import SketchWeight
 from bitnet.quantizers.staircase import StaircaseWeight
 from bitnet.quantizers.ttq import SparseTernaryWeight, TTQWeight
 from bitnet.quantizers.twn import TWNWeight
+from bitnet.quantizers.uniform import UniformActivation, UniformWeight
 from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNORWeight
 
 __all__ = [
     "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput", "BitwiseActivation", "BitwiseWeight",
     "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation", "GXNORActivation", "GXNORWeight",
     "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SketchWeight", "SparseTernaryWeight",
-    "StaircaseWeight", "TTQWeight", "TWNWeight", "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
+    "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient",
+    "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -58,6 +60,8 @@ _QUANTIZERS = {
     "fixed_point": (FixedPointActivation, {"bits": 8}),
     "sketch": (SketchWeight, {}),
     "sketch_direct": (SketchWeight, {"refined": False}),
+    "uniform_weight": (UniformWeight, {"bits": 2}),
+    "uniform_activation": (UniformActivation, {"bits": 2}),
 }
 
 
