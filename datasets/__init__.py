@@ -1,16 +1,20 @@
 """Files -> uint8 arrays -> batches: SVHN, MNIST, folders of images, and generated digits for where none is at hand.
 
     load("mnist", "data/mnist")  ->  (train, test)      load_digits and load_mnist: with messages, for training scripts
+    load("folder", "pictures", size=64), load("arrays", ((images, labels), (images, labels)))     one's own
     Loader(train, 128, augment=Augmentation()).epoch(0) ->  Batch, Batch, ...
     prepare_for(path, train.kind, train.shape)          a picture, made like those of a training set
 
 Knows nothing of kernels, tensors or layers.
 """
 
+from .arrays import load_arrays
 from .catalog import load, load_digits, load_test
+from .cifar import load_cifar10
 from .dataset import DataError, Dataset, Digits
 from .folder import load_folder
 from .generated import load_generated
+from .idx import load_emnist, load_fashion
 from .images import luminance, prepare_image
 from .ink import prepare_digit, prepare_for
 from .loader import Augmentation, Batch, Loader
@@ -26,7 +30,11 @@ __all__ = [
     "Loader",
     "digit_crops",
     "load",
+    "load_arrays",
+    "load_cifar10",
     "load_digits",
+    "load_emnist",
+    "load_fashion",
     "load_folder",
     "load_generated",
     "load_mnist",

@@ -3,19 +3,27 @@
 import warnings
 from pathlib import Path
 
+from .arrays import load_arrays
+from .cifar import has_cifar, load_cifar10
 from .dataset import DataError
 from .download import fetch_svhn
 from .files import describe_folder, resolved
 from .folder import load_folder
 from .generated import TEST_COUNT, TRAIN_COUNT, read_both, read_generated
+from .idx import load_emnist, load_fashion
 from .mnist import SIZE, load_mnist, read_mnist
 from .mnist import has_split as has_idx
 from .svhn import has_split, read_splits
 
 DEFAULT_FOLDER = Path("data", "svhn")  # below the folder in which the script is started
+_TAKES = {"mnist": ["download", "source"], "fashion": ["source"], "emnist": ["source"], "svhn": ["download", "extra", "size",
+          "source"], "cifar10": ["download", "source"], "folder": ["size", "source"], "arrays": ["classes", "source"],
+          "synthetic": ["size"]}  # fmt: skip
+_NEEDED = {"folder": "a folder with train/CLASS/ and test/CLASS/", "arrays": "((images, labels), (images, labels)) or an .npz",
+           "fashion": "a folder with the files of Fashion-MNIST", "emnist": "a folder with the files of a split of EMNIST"}
 
 
-def load(name, folder=None, *, download=False, extra=False, size=None, cache_dir=None):
+def load(name, source=None, *, download=False, extra=False, size=None, classes=None, cache_dir=None):
     """A training set and a test set by name.
 
     What is worth telling (a subset, pictures left out, generated digits in the place of what was not found) is given as
@@ -23,11 +31,14 @@ def load(name, folder=None, *, download=False, extra=False, size=None, cache_dir
 
     Parameters
     ----------
-    name : "mnist", "svhn", "folder" or "synthetic"   # folder: one folder of images a class (see folder.py)
-    folder : str, Path or None   # None: data/mnist or data/svhn where they are found, else generated digits
-    download : bool              # MNIST, SVHN: first fetch what the folder lacks; nothing else touches a network
+    name : "mnist", "fashion", "emnist", "svhn", "cifar10", "folder", "arrays" or "synthetic"
+        # folder: one folder of images a class (see folder.py); arrays: one's own (see arrays.py)
+    source : str or Path of a folder, or None   # None: data/mnist, data/svhn or data/cifar10 where they are found; in the place
+                                                # of the digits generated ones; arrays: ((images, labels), (images, labels))
+    download : bool              # MNIST, SVHN, CIFAR-10: first fetch what the folder lacks; nothing else touches a network
     extra : bool                 # SVHN: train on train + extra (604,388 images), memory-mapped
-    size : int, (int, int) or None   # of an image; None: 40 for SVHN, and what the pictures of a folder have
+    size : int, (int, int) or None   # SVHN, folder, synthetic: of an image; None: 40, and what the pictures of a folder have
+    classes : names of the classes, or None   # arrays
     cache_dir : str, Path or None    # None: BITNET_CACHE, else the platform's cache folder
     Returns
     -------
@@ -38,23 +49,30 @@ def load(name, folder=None, *, download=False, extra=False, size=None, cache_dir
     DataError : an unknown name, an option that a set does not have, data that is missing or not what it should be, or a
         failed download.
     """
-    options = {"download": download, "extra": extra, "size": size is not None, "folder": folder is not None}
-    takes = {"mnist": ["download", "folder"], "svhn": list(options), "folder": ["size", "folder"], "synthetic": ["size"]}
-    if name not in takes:
-        raise DataError(f"expected the name {', '.join(takes)}, found {name!r}")
+    options = {"download": download, "extra": extra, "size": size is not None, "classes": classes is not None,
+               "source": source is not None}
+    if name not in _TAKES:
+        raise DataError(f"expected the name {', '.join(_TAKES)}, found {name!r}")
+    takes = _TAKES[name]
     for option in options:
-        if options[option] and option not in takes[name] and (option, size) != ("size", SIZE):
-            raise DataError(f"expected {name} with {' or '.join(takes[name])} only, found {option}")
+        if options[option] and option not in takes and (option, size) != ("size", SIZE):
+            raise DataError(f"expected {name} with {' or '.join(takes)} only, found {option}")
+    if source is None and name in _NEEDED:
+        raise DataError(f"expected {_NEEDED[name]}, found none named")
     if name == "folder":
-        if folder is None:
-            raise DataError("expected a folder with train/CLASS/ and test/CLASS/, found none named")
-        train, test, messages = load_folder(folder, size, cache_dir)
+        train, test, messages = load_folder(source, size, cache_dir)
+    elif name == "arrays":
+        train, test, messages = load_arrays(source, classes)
+    elif name in ("fashion", "emnist"):
+        train, test, messages = (load_fashion if name == "fashion" else load_emnist)(source, cache_dir)
+    elif name == "cifar10":
+        train, test, messages = load_cifar10(source, download, cache_dir)
     elif name == "mnist":
-        train, test, messages = load_mnist(folder, download, cache_dir)
+        train, test, messages = load_mnist(source, download, cache_dir)
     else:
-        folder = "synthetic" if name == "synthetic" else folder
-        train, test, messages = load_digits(folder, extra, download, 40 if size is None else size, cache_dir)
-    for message in messages if folder is None and train.generated else messages[1:]:  # the first says what was asked for
+        source = "synthetic" if name == "synthetic" else source
+        train, test, messages = load_digits(source, extra, download, 40 if size is None else size, cache_dir)
+    for message in messages if source is None and train.generated else messages[1:]:  # the first says what was asked for
         warnings.warn(message, stacklevel=2)
     return train, test
 
@@ -84,11 +102,16 @@ def load_test(data, shape, cache_dir=None):
         test, messages = read_splits(folder, ["test"], shape[0], cache_dir)
     elif has_idx(folder, "test"):
         test, messages = read_mnist(folder, "test", cache_dir)
+    elif has_cifar(folder):
+        _, test, (_, *messages) = load_cifar10(folder, cache_dir=cache_dir)
+    elif any(folder.glob("emnist-*-mapping.txt")):
+        _, test, (_, *messages) = load_emnist(folder, cache_dir)
     elif (folder / "train").is_dir():
         _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
     else:
-        raise DataError(f"{folder}: expected test_32x32.mat or test/digitStruct.mat (SVHN), t10k-images-idx3-ubyte (MNIST) or "
-                        f"train/CLASS/ and test/CLASS/ with images, found {describe_folder(folder)}")
+        raise DataError(f"{folder}: expected test_32x32.mat or test/digitStruct.mat (SVHN), t10k-images-idx3-ubyte (MNIST), "
+                        f"CIFAR-10's or EMNIST's files, or train/CLASS/ and test/CLASS/ with images, found "
+                        f"{describe_folder(folder)}")
     return test, [f"data: {test.name}, {len(test):,} images; from {folder}", *messages]
 
 
@@ -112,6 +135,9 @@ def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None,
     ------
     DataError : the data named is missing or not what it should be, or the download failed.
     """
+    if not isinstance(extra, bool) or not isinstance(download, bool):
+        raise DataError(f"load_digits reads both sets, and its second and third argument, extra and download, are True or "
+                        f"False, found {extra!r} and {download!r}")
     splits = ["train", "test"] + ["extra"] * extra
     if data == "synthetic":
         if extra or download:

@@ -72,6 +72,9 @@ def load_mnist(data=None, download=False, cache_dir=None, base_url=None):
     ------
     DataError : the data named is missing or not what it should be, or the download failed.
     """
+    if not isinstance(download, bool):
+        raise DataError(f"load_mnist reads both sets, train and test, and its second argument, download, is True or False, "
+                        f"found {download!r}")
     if data == "synthetic":
         if download:
             raise DataError("expected a folder of MNIST with download, found data 'synthetic'")
