@@ -27,7 +27,7 @@ from bitnet.methods.dorefa import TABLE_1
 from bitnet.report.comparison import compared, draw_compared
 from bitnet.storage import write_atomically
 from bitnet.training import StopRequest
-from bitnet.training.compare import Entry, saved_rows, train_entry, write_rows
+from bitnet.training.compare import Entry, saved_rows, together, train_entry, write_rows
 from bitnet.training.run import Parser, UsageError, folder, guarded, locked, number, place_of
 
 DEFAULT = ("float", "dorefa", "binaryconnect", "bnn", "xnor", "twn", "ttq", "qnn", "gxnor")
@@ -44,6 +44,7 @@ def parse(argv):
     add("--data", metavar="DIR|synthetic", help="folder with MNIST (SVHN with --table-1), or the generated digits")
     add("--download", action="store_true", help="fetch the data first where they are missing; nothing else uses a network")
     add("--seed", type=number(int, 0), default=0, metavar="S", help="of everything random (0)")
+    add("--seeds", type=count, default=1, metavar="N", help="train each from N seeds on; mean and standard error (1)")
     add("--threads", type=count, metavar="T", help="(all processors)")
     add("--kernels", choices=["auto", *execution.FAMILIES], default="auto", help="changes speed only (auto)")
     add("--out", type=folder, default=Path("runs", "compare"), metavar="DIR", help="(runs/compare)")
@@ -56,11 +57,12 @@ def entries(given):
         if given.methods:
             raise UsageError("expected --methods or --table-1, found both")
         asked = given.bits or TABLE_1
-        return [Entry("dorefa" if tuple(models.parse_bits(bits)) != (32, 32, 32) else "float", bits, model, given.seed)
-                for bits in asked for model in given.models or models.SVHN_WIDTHS]
+        return [Entry("dorefa" if tuple(models.parse_bits(bits)) != (32, 32, 32) else "float", bits, model, given.seed, i)
+                for bits in asked for model in given.models or models.SVHN_WIDTHS for i in range(given.seeds)]
     if given.bits or given.models:
         raise UsageError("expected --bits and --models with --table-1 only; with --methods write NAME:W,A,G")
-    found = [Entry(*text.split(":", 1), seed=given.seed) for text in given.methods or DEFAULT]
+    found = [Entry(*text.split(":", 1), seed=given.seed, repeat=i) for text in given.methods or DEFAULT
+             for i in range(given.seeds)]
     names = [entry.name for entry in found]
     if len(set(names)) < len(names):
         raise UsageError(f"expected different methods, found {' '.join(names)}")
@@ -92,7 +94,7 @@ def compare(given):
                 break
             done[entry.name] = row
             write_rows(results, budget, done)
-        rows = [done[entry.name] | entry.row() for entry in chosen if entry.name in done]
+        rows = together(chosen, done)
         if rows:
             text = compared(rows, data)
             print(text)

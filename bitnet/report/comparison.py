@@ -17,7 +17,7 @@ def compared(rows, data):
     for row in rows:
         published, setting = row["published"] or (None, "")
         cells.append([
-            row["name"], ",".join(map(str, row["bits"])), f"{row['error']:.2f} %",
+            row["name"], ",".join(map(str, row["bits"])), _with_deviation(row),
             "-" if published is None else f"{published:.2f} %",
             size_text(row["packed"]), f"{row['train_images_per_second']:.0f}/s",
             f"{row['infer_images_per_second']:.0f}/s",
@@ -29,11 +29,17 @@ def compared(rows, data):
         "error: of the test set after the last epoch; training, inference: images a second; on bits: share of the "
         "multiply-accumulates of a training",
         "step (inference: of a forward pass) on integer kernels; packed: all parameters, quantized weights in W bits",
+        *["+-: standard error of the mean over seeds"] * any(row.get("deviation") is not None for row in rows),
     ])  # fmt: skip
 
 
+def _with_deviation(row):
+    deviation = row.get("deviation")
+    return f"{row['error']:.2f} %" if deviation is None else f"{row['error']:.2f} +- {deviation:.2f} %"
+
+
 def draw_compared(path, rows, title):
-    """Write a picture of rows: error against bits, and against size."""
+    """Write a picture of rows: error against bits, and against size; bars are standard errors, where there are some."""
     figure, panels = new_figure(title, 13, 5.5, columns=2)
     colors = {"": INK}
     quantities = (("bit products of a multiply-accumulate, W x A (1024: float)", lambda row: row["bits"][0] * row["bits"][1]),
@@ -47,10 +53,11 @@ def draw_compared(path, rows, title):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: "")
         for row in rows:
-            axes.plot(x(row), row["error"], "o", color=colors.setdefault(row["method"], f"C{len(colors) % 10}"))
+            axes.errorbar(x(row), row["error"], row.get("deviation"), fmt="o", capsize=3,
+                          color=colors.setdefault(row["method"], f"C{len(colors) % 10}"))
         axes.set_xlabel(label)
         axes.set_ylabel("test error, %")
-        axes.set_ylim(0, 1.08 * max(row["error"] for row in rows) + 0.01)
+        axes.set_ylim(0, 1.08 * max(row["error"] + (row.get("deviation") or 0) for row in rows) + 0.01)
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
     figure.draw_without_rendering()  # from here on it is known where things lie
     for axes, (_, x) in zip(panels, quantities, strict=True):

@@ -172,36 +172,69 @@ def _rounded(value):
 
 
 def draw_inside(path, history, title):
-    """Four panels from records with an "inside": sign flips, saturation, codes of the last epoch, cosine of gradients."""
+    """A panel for each of sign flips, saturation, codes of the last epoch and cosine of gradients that there is anything to
+    show, from records with an "inside".
+    """
     records = [record for record in history if "inside" in record]
-    figure, panels = new_figure(title, 12, 8, columns=2, rows=2)
-    epochs = [record["epoch"] for record in records]
-    lines = (("weights", "flipped", "weights flipped in an epoch, %", 100), ("activations", "saturated", "activations without "
-             "gradient, %", 100), ("gradients", "cosine", "cosine of quantized and exact gradient", 1))
-    for axes, (part, key, label, scale) in zip((panels[0], panels[1], panels[3]), lines, strict=True):
-        names = dict.fromkeys(name for record in records for name in record["inside"][part])
+    panels = [panel for panel in (*(_lines(records, *one) for one in LINES[:2]), _codes(records), _lines(records, *LINES[2]))
+              if panel]
+    if not panels:
+        panels = [lambda axes: (axes.text(0.5, 0.5, "nothing is quantized", transform=axes.transAxes, ha="center"),
+                                axes.set_axis_off())]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, places = new_figure(title, 6 * columns, 4 * rows, columns, rows)
+    for axes, panel in zip(places, panels, strict=False):
+        panel(axes)
+    for axes in places[len(panels):]:
+        axes.remove()
+    write_figure(figure, path)
+
+
+LINES = (("weights", "flipped", "weights flipped in an epoch, %", 100),
+         ("activations", "saturated", "activations without gradient, %", 100),
+         ("gradients", "cosine", "cosine of quantized and exact gradient", 1))
+
+
+def _lines(records, part, key, label, scale):
+    """What draws a line for each layer, or None where there is none."""
+    names = dict.fromkeys(name for record in records for name in record["inside"][part])
+    if not names:
+        return None
+
+    def draw(axes):
         for name in names:
             values = [record["inside"][part].get(name, {}).get(key) for record in records]
-            axes.plot(epochs, [np.nan if v is None else scale * v for v in values], marker="o", markersize=3, label=name)
+            axes.plot([record["epoch"] for record in records], [np.nan if v is None else scale * v for v in values], marker="o",
+                      markersize=3, label=name)
         axes.set_title(label, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
-        if names:
-            axes.legend(frameon=False, fontsize=8)
-        else:
-            axes.text(0.5, 0.5, "nothing quantized", transform=axes.transAxes, ha="center")
-    axes, last = panels[2], records[-1]["inside"] if records else {"weights": {}, "activations": {}}
+        axes.legend(frameon=False, fontsize=8)
+
+    return draw
+
+
+def _codes(records):
+    """What draws the shares of the codes of the last epoch, or None where there are none."""
+    last = records[-1]["inside"] if records else {"weights": {}, "activations": {}}
     rows = [(f"{name}, {part[:-1]}", entry["codes"]) for part in ("weights", "activations")
             for name, entry in last[part].items() if 0 < len(entry["codes"]) <= 16]
-    for y, (_, shares) in enumerate(rows):
-        start = 0.0
-        for code, share in enumerate(shares):
-            shade = 0.25 + 0.6 * code / max(1, len(shares) - 1)
-            axes.barh(y, 100 * share, left=100 * start, color=(1 - shade, 1 - 0.7 * shade, 1 - 0.2 * shade), edgecolor="white")
-            start += share
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_title("codes of the last epoch, from the lowest level (light) to the highest, %", loc="left", fontsize=10)
-    write_figure(figure, path)
+    if not rows:
+        return None
+
+    def draw(axes):
+        for y, (_, shares) in enumerate(rows):
+            start = 0.0
+            for code, share in enumerate(shares):
+                shade = 0.25 + 0.6 * code / max(1, len(shares) - 1)
+                color = 1 - shade, 1 - 0.7 * shade, 1 - 0.2 * shade
+                axes.barh(y, 100 * share, left=100 * start, color=color, edgecolor="white")
+                start += share
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_title("codes of the last epoch, from the lowest level (light) to the highest, %", loc="left", fontsize=10)
+
+    return draw

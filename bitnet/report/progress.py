@@ -98,6 +98,45 @@ class Files(Callback):
             self._drawn = time.perf_counter()
 
 
+class Board(Callback):
+    """Writes what metrics.jsonl holds as events of TensorBoard, by the package tensorboardX.
+
+    A run that goes on takes back what an earlier start wrote of epochs that were not saved.
+
+    Parameters
+    ----------
+    folder : Path of the events
+
+    Raises
+    ------
+    ValueError : there is no package tensorboardX.
+    """
+
+    def __init__(self, folder):
+        try:
+            from tensorboardX import SummaryWriter
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != "tensorboardX":
+                raise
+            raise ValueError("--tensorboard needs the package tensorboardX: expected it, found none; python -m pip install "
+                             "'bitnet-dorefa[tensorboard]' brings it") from None
+        self.open, self.folder, self._writer = SummaryWriter, Path(folder), None
+
+    def on_epoch(self, trainer, record):
+        if self._writer is None:
+            self._writer = self.open(str(self.folder), purge_step=record["epoch"])
+        for name, value in record.items():
+            if name != "epoch" and isinstance(value, (int, float)):
+                part, _, quantity = name.partition("_")
+                tag = f"{quantity}/{part}" if part in ("train", "test") else name
+                self._writer.add_scalar(tag, value, record["epoch"])
+        self._writer.flush()
+
+    def on_end(self, trainer):
+        if self._writer is not None:
+            self._writer.close()
+
+
 def duration(seconds):
     """Seconds as people say them."""
     seconds = round(seconds)

@@ -29,16 +29,17 @@ NUMBERS = ("error", "parameters", "packed", "epochs", "minutes", "train_images_p
 
 
 class Entry:
-    """A method, or DoReFa-Net in certain bits on a model of SVHN, to be compared."""
+    """A method, or DoReFa-Net in certain bits on a model of SVHN, to be compared; ``repeat`` counts further seeds of it."""
 
-    def __init__(self, method, bits=None, model=None, seed=0):
+    def __init__(self, method, bits=None, model=None, seed=0, repeat=0):
         self.method, self.model = method, model
         kind = methods.get(method)
         self.bits = kind(bits).bits if bits is not None else kind.own_bits
         own = self.bits == kind.own_bits and model is None
-        self.name = "-".join([method, *([model] if model else []), *([] if own else map(str, self.bits))])
+        self.kind = "-".join([method, *([model] if model else []), *([] if own else map(str, self.bits))])
+        self.name = f"{self.kind}-seed-{seed + repeat}" if repeat else self.kind
         self.data = "svhn" if model else "mnist"
-        self.seed, self.batch_size = seed, 32 if model else kind.recipe.batch_size
+        self.seed, self.batch_size = seed + repeat, 32 if model else kind.recipe.batch_size
 
     def options(self):
         """The network, and what its Trainer needs beside it."""
@@ -155,6 +156,31 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
         "infer_images_per_second": inference_speed(network, test), "bit_share_training": bit_share(training),
         "bit_share_inference": bit_share(evaluation),
     }  # fmt: skip
+
+
+def together(entries, done):
+    """One row for the seeds of each kind of entry: means, and the standard error of the test error.
+
+    Parameters
+    ----------
+    entries : list of Entry; done : {name: row} of those that are finished
+
+    Returns
+    -------
+    rows : list of dict, with "seeds", their number, and "deviation", the standard error of the mean, None of one seed
+    """
+    groups = {}
+    for entry in entries:
+        if entry.name in done:
+            groups.setdefault(entry.kind, []).append(done[entry.name] | entry.row())
+    rows = []
+    for kind, group in groups.items():
+        errors = [row["error"] for row in group]
+        means = {name: float(np.mean([row[name] for row in group])) for name in NUMBERS}
+        whole = {name: round(means[name]) for name in ("parameters", "packed", "epochs")}
+        deviation = float(np.std(errors, ddof=1) / np.sqrt(len(errors))) if len(errors) > 1 else None
+        rows.append(group[0] | means | whole | {"name": kind, "seeds": len(group), "deviation": deviation})
+    return rows
 
 
 def is_row(row):

@@ -110,6 +110,7 @@ def add_run_options(add, where):
     add("--out", type=folder, metavar="DIR", help=f"must be new or empty, except to resume ({where})")
     add("--save-every", type=number(int, 0), default=200, metavar="STEPS", help="0: only after each epoch (200)")
     add("--inside", action="store_true", help="look inside each epoch: sign flips, saturation, codes, gradients; inside.png")
+    add("--tensorboard", action="store_true", help="also write metrics as events, below --out (needs tensorboardX)")
     add("--profile", action="store_true", help=f"tell where the time of {profile.STEPS} steps of this training goes, after its "
         f"first {profile.WARM}; changes no bit of it")
     add("--resume", action="store_true", help="continue the run in --out, bit for bit, with its own options")
@@ -190,7 +191,13 @@ def place_of(data, dataset):
 def trainer_options(given, run, where, title):
     """Options of the ``Trainer`` that follow from the command line."""
     progress = report.Progress()
-    watching = [progress, *[Inside(run.out, title)] * given.inside, report.Files(run.out, title),
+    board = []
+    if given.tensorboard:
+        try:
+            board = [report.Board(run.out / "tensorboard")]
+        except ValueError as error:
+            raise UsageError(error) from None
+    watching = [progress, *[Inside(run.out, title)] * given.inside, report.Files(run.out, title), *board,
                 *[profile.ProfileSteps(before=progress.close)] * given.profile]
     return {"epochs": run.epochs, "checkpoint": run.path, "save_every": given.save_every, "config": run.settings,
             "notes": {"data": where, "threads": threads.get_threads(), "kernels": given.kernels}, "callbacks": watching}

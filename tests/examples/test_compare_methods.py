@@ -52,6 +52,19 @@ def test_table_files_and_pictures(run):
     assert Image.open(run.out / "error.png").size > (1000, 400)
 
 
+def test_several_seeds_are_one_row_with_a_standard_error(run):
+    code, out, err = run("--methods", "bnn", "--seeds", "2", "--seed", "5")
+    found = rows(run.out)
+    assert code == 0 and err == "" and [found[name]["seed"] for name in ("bnn", "bnn-seed-6")] == [5, 6]
+    errors = [row["error"] for row in found.values()]
+    deviation = abs(errors[0] - errors[1]) / 2  # standard deviation / sqrt(2)
+    assert f"{sum(errors) / 2:.2f} +- {deviation:.2f} %" in out and "standard error of the mean" in out
+    (row,) = compare.together([compare.Entry("bnn", seed=5, repeat=i) for i in range(2)], found)
+    assert row["name"] == "bnn" and row["seeds"] == 2 and row["deviation"] == pytest.approx(deviation)
+    code, out, _ = run("--methods", "bnn", "--seed", "5")  # of these, only the first
+    assert code == 0 and "+-" not in out and "bnn:" not in out
+
+
 def test_it_goes_on_where_it_was_stopped(run, monkeypatch):
     step, steps = Trainer.train_step, []
 

@@ -100,9 +100,28 @@ def test_other_methods(name, tmp_path):
     assert len(inside["weights"]) == quantized
     if name in ("gxnor", "ttq"):
         assert all(len(entry["codes"]) == 3 for entry in inside["weights"].values())
-    assert Image.open(tmp_path / "inside.png").size > (900, 600)
+    assert Image.open(tmp_path / "inside.png").size[0] > 600
 
 
 def test_a_picture_of_nothing(tmp_path):
     draw_inside(tmp_path / "inside.png", [], "nothing")
     assert (tmp_path / "inside.png").is_file()
+
+
+def panels_of(inside, monkeypatch):
+    """Titles of the panels that are drawn, and how many of them hold nothing."""
+    drawn = []
+    monkeypatch.setattr("bitnet.report.inside.write_figure", lambda figure, path: drawn.extend(figure.axes))
+    draw_inside("inside.png", [{"epoch": 1, "inside": inside}], "title")
+    return [axes.get_title(loc="left") for axes in drawn], sum(not axes.has_data() for axes in drawn)
+
+
+def test_no_panel_is_empty(monkeypatch):
+    weights = {"a": {"flipped": 0.1, "codes": [0.4, 0.6]}}
+    activations, gradients = {"a": {"saturated": 0.2, "codes": []}}, {"a": {"cosine": 0.9}}
+    for inside, count in (({"weights": weights, "activations": activations, "gradients": gradients}, 4),
+                          ({"weights": weights, "activations": {}, "gradients": {}}, 2),
+                          ({"weights": {}, "activations": activations, "gradients": gradients}, 2),
+                          ({"weights": weights, "activations": activations, "gradients": {}}, 3)):
+        titles, empty = panels_of(inside, monkeypatch)
+        assert len(titles) == count == len(set(titles)) and empty == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -97,3 +98,22 @@ def test_on_a_terminal_there_is_a_bar_an_epoch(make, capsys):
     out, err = capsys.readouterr()
     assert "epoch 1/2" in err and "epoch 2/2" in err and "left" in err
     assert len(out.splitlines()) == 2
+
+
+def test_events_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    for epochs in (HISTORY[:2], HISTORY[1:3]):  # the second start repeats an epoch
+        board = report.Board(tmp_path / "events")
+        for record in epochs:
+            board.on_epoch(None, record | {"inside": {}})
+        board.on_end(None)
+    files = sorted((tmp_path / "events").iterdir())
+    content = b"".join(path.read_bytes() for path in files)
+    assert len(files) in (1, 2)  # named after the second in which they begin
+    assert all(tag in content for tag in (b"loss/train", b"accuracy/test", b"images_per_second")) and b"inside" not in content
+
+
+def test_without_tensorboardx(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match=r"needs the package tensorboardX.*bitnet-dorefa\[tensorboard\]"):
+        report.Board(tmp_path)
