@@ -39,7 +39,7 @@ def test_the_table_of_layers_is_what_a_run_prints():
 
 
 def test_there_is_python_to_run():
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_commands_are_those_of_ci():
