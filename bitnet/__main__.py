@@ -66,7 +66,7 @@ def about(path):
 
 def written(given):
     """The path of a command's result, which is not the file that it comes from."""
-    if given.out.exists() and os.path.samefile(given.model, given.out):
+    if given.model.exists() and given.out.exists() and os.path.samefile(given.model, given.out):
         raise UsageError(f"{given.out}: expected another file than the network itself")
     return given.out
 
