@@ -51,8 +51,8 @@ def in_process(capsys):
 @pytest.fixture
 def small_networks(monkeypatch):
     """The networks of the methods for MNIST, narrow."""
-    def lenet(seed=0):
-        rng, order = np.random.default_rng(seed), "conv pool norm act"
+    def lenet(order="conv pool norm act", seed=0):
+        rng = np.random.default_rng(seed)
         return layers.Sequential(
             images=layers.Images(28, 28, 1), block0=layers.Block(1, 8, 5, pool=2, order=order, rng=rng),
             block1=layers.Block(8, 16, 5, pool=2, order=order, rng=rng), block2=layers.Block(16, 64, 4, order=order, rng=rng),
