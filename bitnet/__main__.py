@@ -93,8 +93,9 @@ def predict(given):
 
 
 @command("evaluate", "accuracy on a test set", MODEL,
-         option("--data", metavar="DIR|synthetic", required=True, help="a folder with SVHN, MNIST or test/CLASS/ of images"),
-         option("--batch-size", type=number(int, 1), metavar="B", default=256, help="changes speed only (256)"), KERNELS,
+         option("--data", metavar="DIR|synthetic", required=True,
+                help="a folder with SVHN, MNIST, test/CLASS/ of images, or label maps"),
+         option("--batch-size", type=number(int, 1), metavar="B", help="changes speed only (256, with label maps 16)"), KERNELS,
          THREADS)
 def evaluate(given):
     """Accuracy, loss, and labels against predictions, on the test set of a folder; see datasets.load for what it may hold."""
@@ -115,8 +116,9 @@ def evaluate(given):
         raise UsageError(f"{given.model}: expected a network for the classes {expected} of {test.name}, found one for {found}")
     with about(given.model):
         result = training.evaluate(network, test, given.batch_size)
-    print(f"test accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, on {test.name}, {len(test):,} images")
-    print("labels against predictions:", report.confusion_table(result.confusion), sep="\n")
+    print(f"test accuracy {result.accuracy:.2%}{report.measures_text(result.measures)}, loss {result.loss:.4f}, "
+          f"on {test.name}, {len(test):,} images")
+    print(result.details(test.classes))
 
 
 @command("freeze", "compile a network for inference", MODEL,

@@ -1,4 +1,5 @@
-"""Files -> uint8 arrays -> batches: SVHN, MNIST, folders of images, and generated digits for where none is at hand.
+"""Files -> uint8 arrays -> batches: SVHN, MNIST, folders of images, and of images with label maps; generated ones for where
+none are at hand.
 
     load("mnist", "data/mnist")  ->  (train, test)      load_digits and load_mnist: with messages, for training scripts
     load("folder", "pictures", size=64), load("arrays", ((images, labels), (images, labels)))     one's own
@@ -17,8 +18,10 @@ from .generated import load_generated
 from .idx import load_emnist, load_fashion
 from .images import luminance, prepare_image
 from .ink import prepare_digit, prepare_for
-from .loader import Augmentation, Batch, Loader
+from .loader import Augmentation, Batch, Flip, Loader
 from .mnist import load_mnist
+from .scenes import load_scenes
+from .segmentation import load_segmentation
 from .svhn import digit_crops, load_svhn
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Digits",
+    "Flip",
     "Loader",
     "digit_crops",
     "load",
@@ -38,6 +42,8 @@ __all__ = [
     "load_folder",
     "load_generated",
     "load_mnist",
+    "load_scenes",
+    "load_segmentation",
     "load_svhn",
     "load_test",
     "luminance",

@@ -13,13 +13,15 @@ from .generated import TEST_COUNT, TRAIN_COUNT, read_both, read_generated
 from .idx import load_emnist, load_fashion
 from .mnist import SIZE, load_mnist, read_mnist
 from .mnist import has_split as has_idx
+from .segmentation import LABELS, load_segmentation
 from .svhn import has_split, read_splits
 
 DEFAULT_FOLDER = Path("data", "svhn")  # below the folder in which the script is started
 _TAKES = {"mnist": ["download", "source"], "fashion": ["source"], "emnist": ["source"], "svhn": ["download", "extra", "size",
-          "source"], "cifar10": ["download", "source"], "folder": ["size", "source"], "arrays": ["classes", "source"],
-          "synthetic": ["size"]}  # fmt: skip
+          "source"], "cifar10": ["download", "source"], "folder": ["size", "source"],
+          "segmentation": ["size", "source"], "arrays": ["classes", "source"], "synthetic": ["size"]}  # fmt: skip
 _NEEDED = {"folder": "a folder with train/CLASS/ and test/CLASS/", "arrays": "((images, labels), (images, labels)) or an .npz",
+           "segmentation": "a folder with train/, trainannot/, test/ and testannot/",
            "fashion": "a folder with the files of Fashion-MNIST", "emnist": "a folder with the files of a split of EMNIST"}
 
 
@@ -31,8 +33,9 @@ def load(name, source=None, *, download=False, extra=False, size=None, classes=N
 
     Parameters
     ----------
-    name : "mnist", "fashion", "emnist", "svhn", "cifar10", "folder", "arrays" or "synthetic"
-        # folder: one folder of images a class (see folder.py); arrays: one's own (see arrays.py)
+    name : "mnist", "fashion", "emnist", "svhn", "cifar10", "folder", "segmentation", "arrays" or "synthetic"
+        # folder: one folder of images a class (see folder.py); segmentation: images and label maps (see segmentation.py);
+        # arrays: one's own (see arrays.py)
     source : str or Path of a folder, or None   # None: data/mnist, data/svhn or data/cifar10 where they are found; in the place
                                                 # of the digits generated ones; arrays: ((images, labels), (images, labels))
     download : bool              # MNIST, SVHN, CIFAR-10: first fetch what the folder lacks; nothing else touches a network
@@ -61,6 +64,8 @@ def load(name, source=None, *, download=False, extra=False, size=None, classes=N
         raise DataError(f"expected {_NEEDED[name]}, found none named")
     if name == "folder":
         train, test, messages = load_folder(source, size, cache_dir)
+    elif name == "segmentation":
+        train, test, messages = load_segmentation(source, (size, size) if isinstance(size, int) else size, cache_dir=cache_dir)
     elif name == "arrays":
         train, test, messages = load_arrays(source, classes)
     elif name in ("fashion", "emnist"):
@@ -82,7 +87,8 @@ def load_test(data, shape, cache_dir=None):
 
     Parameters
     ----------
-    data : str, Path         # a folder with SVHN, with idx files, or with train/CLASS/ and test/CLASS/; or "synthetic"
+    data : str, Path         # a folder with SVHN, with idx files, with train/CLASS/ and test/CLASS/, or with label maps
+                             # (trainannot/, testannot/); or "synthetic"
     shape : (int, int, int)  # (H, W, C) that a network takes: the size of images that come in any
     cache_dir : str, Path or None
     Returns
@@ -106,6 +112,8 @@ def load_test(data, shape, cache_dir=None):
         _, test, (_, *messages) = load_cifar10(folder, cache_dir=cache_dir)
     elif any(folder.glob("emnist-*-mapping.txt")):
         _, test, (_, *messages) = load_emnist(folder, cache_dir)
+    elif (folder / f"train{LABELS}").is_dir():
+        _, test, (_, *messages) = load_segmentation(folder, shape[:2], cache_dir=cache_dir)
     elif (folder / "train").is_dir():
         _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
     else:

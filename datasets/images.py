@@ -146,6 +146,29 @@ def open_rgb(path, upright=True, pixels=None):
         ) from None
 
 
+def open_labels(path):
+    """A picture whose pixels are numbers, grey or of a palette, as Pillow's image of mode L with these numbers.
+
+    Raises
+    ------
+    DataError : the file is missing, no regular file, not an image, broken, too large, or in colours.
+    """
+    path = regular(path, "an image file")
+    try:
+        with _quiet(), Image.open(path) as image:
+            if image.width * image.height > _LARGE:
+                raise DataError(f"{path}: expected at most {_LARGE:,} pixels, found {image.width:,} x {image.height:,}")
+            if image.mode not in ("L", "P"):
+                raise DataError(f"{path}: expected labels as numbers, grey or of a palette, found colours of mode {image.mode}")
+            return Image.fromarray(np.asarray(image))
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        raise DataError(
+            f"{path}: expected a picture of labels that Pillow can read, found none ({type(error).__name__}: {error})"
+        ) from None
+
+
 def _turn(image):
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))

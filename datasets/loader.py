@@ -1,4 +1,4 @@
-"""Batches of images, prepared by a thread while training runs: uint8 as they are, or augmented as floats.
+"""Batches of images, prepared by a thread while training runs: uint8 as they are or mirrored, or augmented as floats.
 
 Order and augmentation of an epoch depend on (seed, epoch) only: both are drawn at its start, for every position of the
 epoch, so any later step can be entered directly and gives the same bits.
@@ -6,6 +6,7 @@ epoch, so any later step can be entered directly and gives the same bits.
     epoch(e):  order      permutation of 0..N-1        position -> index of the image
                shift      U(-30, 30) a position        brightness
                gain       U(0.5, 1.5) a position       contrast
+               flip       true or false, a position    mirrored
 """
 
 from collections import deque
@@ -30,6 +31,47 @@ class Augmentation:
 
     brightness: float = 30.0
     contrast: tuple[float, float] = (0.5, 1.5)
+
+    def draw(self, random, count):
+        """Brightness and contrast of ``count`` images: float32 (2, count)."""
+        amount, (low, high) = self.brightness, self.contrast
+        return np.stack([random.uniform(-amount, amount, count), random.uniform(low, high, count)]).astype(np.float32)
+
+    def images(self, images, indices, draws):
+        """Some of the images, changed: float32 (B, H, W, C), pixel / 256."""
+        out = np.empty((len(indices), *images.shape[1:]), np.float32)
+        arguments = images, indices, *draws, out
+        try:
+            _augment(*arguments)
+        except OSError:  # no room to keep what was compiled; it is in memory all the same
+            _augment(*arguments)
+        return out
+
+    def targets(self, targets, draws):
+        """Their targets: as they are."""
+        return targets
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Every second image, by chance, as in a mirror, and its label map with it; pixels stay uint8."""
+
+    def draw(self, random, count):
+        """Which of ``count`` images are mirrored: bool (1, count)."""
+        return random.random((1, count)) < 0.5
+
+    def images(self, images, indices, draws):
+        """Some of the images: uint8 (B, H, W, C)."""
+        return _mirrored(images.take(indices, axis=0), draws[0])
+
+    def targets(self, targets, draws):
+        """Their targets: those of pixels mirrored, those of images as they are."""
+        return targets if targets.ndim == 1 else _mirrored(targets, draws[0])
+
+
+def _mirrored(arrays, which):
+    arrays[which] = arrays[which, :, ::-1]
+    return arrays
 
 
 @dataclass
@@ -95,7 +137,7 @@ class Loader:
     dataset : Dataset
     batch_size : int
     seed : int                              # >= 0; of the order and the augmentation
-    augment : Augmentation or None          # None: pixels as they are, uint8
+    augment : Augmentation, Flip or None    # None: pixels as they are, uint8
     shuffle : bool                          # False: in the order of the dataset
     drop_last : bool                        # True: an incomplete last batch is left out
     prefetch : int                          # batches prepared ahead; 0: none, and no thread
@@ -154,11 +196,7 @@ class Loader:
         count = len(self.dataset)
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
         order = random.permutation(count) if self.shuffle else np.arange(count)
-        draws = None
-        if self.augment is not None:
-            amount, (low, high) = self.augment.brightness, self.augment.contrast
-            draws = np.stack([random.uniform(-amount, amount, count), random.uniform(low, high, count)])
-            draws = draws.astype(np.float32)
+        draws = None if self.augment is None else self.augment.draw(random, count)
         jobs = (partial(self._batch, order, draws, step) for step in range(start_step, self.steps_per_epoch))
         if not self.prefetch:
             yield from (job() for job in jobs)
@@ -176,13 +214,10 @@ class Loader:
     def _batch(self, order, draws, step):
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)
         indices = order[span]
+        targets = self.dataset.targets[indices].astype(np.int64)
         if draws is None:
             images = self._images.take(indices, axis=0)
         else:
-            images = np.empty((len(indices), *self._images.shape[1:]), np.float32)
-            arguments = self._images, indices, draws[0, span], draws[1, span], images
-            try:
-                _augment(*arguments)
-            except OSError:  # no room to keep what was compiled; it is in memory all the same
-                _augment(*arguments)
-        return Batch(images, self.dataset.targets[indices].astype(np.int64), indices.astype(np.int64))
+            images = self.augment.images(self._images, indices, draws[:, span])
+            targets = self.augment.targets(targets, draws[:, span])
+        return Batch(images, targets, indices.astype(np.int64))

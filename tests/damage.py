@@ -60,6 +60,7 @@ def make(sound):
             "gxnor": methods.GXNOR().apply(own_tree(), seed=2),
             "xnor": methods.get("xnor")().apply(own_tree(1), seed=2),
             "dorefa": methods.DoReFa(1, 2, 4).apply(own_tree(), seed=2),
+            "bfcn": methods.BFCN().apply(models.bfcn((16, 16, 3), 4, widths=(8, 8), blocks=1, features=6)),
             "bitwise": methods.get("bitwise")().apply(models.mlp(width=32), seed=0)}
     nets |= {name: methods.get(name)().apply(own_tree(1), seed=2) for name in ("graham", "qnn", "qnn_log", "staircase")}
     for name, net in nets.items():
@@ -81,12 +82,15 @@ def make(sound):
     picture.convert("P").save(pictures / "palette.png", transparency=3)
     Image.fromarray(digit[..., 0].astype(np.uint16) * 200).save(pictures / "deep.tif")
     Image.fromarray(digit[..., 0] / np.float32(255)).save(pictures / "float.tif", compression="tiff_adobe_deflate")
-    svhn, boxes, mnist = map(folder, ("svhn", "boxes", "mnist"))
+    svhn, boxes, mnist, maps = map(folder, ("svhn", "boxes", "mnist", "maps"))
     for split, count in (("train", 40), ("test", 20)):
         content = {"X": rng.integers(0, 256, (32, 32, 3, count)).astype(np.uint8), "y": (np.arange(count) % 10 + 1)[:, None]}
         scipy.io.savemat(svhn / f"{split}_32x32.mat", content, do_compression=split == "test")
-        (boxes / split).mkdir()
+        for there in (boxes / split, maps / split, maps / f"{split}annot"):
+            there.mkdir()
         picture.save(boxes / split / "1.png")
+        picture.save(maps / split / "1.jpg")
+        Image.fromarray(digit[..., 0] // 80).convert("P" if split == "test" else "L").save(maps / f"{split}annot" / "1.png")
         write_boxes(boxes / split / "digitStruct.mat", [("1.png", [(5, 5, 20, 30, 1), (20, 5, 15, 30, 10)])])
         for kind, array in (("images-idx3", rng.integers(0, 256, (count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
             raw = np.array([0x800 + array.ndim, *array.shape], ">i4").tobytes() + array.astype(np.uint8).tobytes()
@@ -95,6 +99,7 @@ def make(sound):
                 (mnist / name).write_bytes(raw)
             else:
                 (mnist / f"{name}.gz").write_bytes(gzip.compress(raw, mtime=0))
+    (maps / "classes.txt").write_text("ink\npaper\nnothing\n")
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(None):
         datasets.load_svhn(svhn, "train", cache_dir=folder("cache"))
         run = ["--model", "D", "--data", svhn, "--epochs", 1, "--batch-size", 8, "--out", sound / "run"]

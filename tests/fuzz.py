@@ -135,6 +135,8 @@ def entries(sample, folder, sound, by_chance):
         if by_chance:  # the labels are in a plain file, which has no checksum
             read = [lambda at=at: {"x": quietly(datasets.load_mnist, at, cache_dir=cache)[0].images} for at in both]
             yield "load_mnist", lambda: same(read[0](), read[1]())
+    elif sample == "maps":
+        yield "load", lambda: quietly(datasets.load, "segmentation", folder, size=(20, 30), cache_dir=cache)
     elif sample in ("svhn", "boxes"):
         yield "load", lambda: quietly(datasets.load, "svhn", folder, cache_dir=cache)
         yield "load_svhn", lambda: quietly(datasets.load_svhn, folder, "test", cache_dir=cache)

@@ -29,6 +29,7 @@ from bitnet.deploy.stages import (
     Quantize,
     Reshape,
     Tanh,
+    Upsample,
     Wire,
 )
 from bitnet.description import describe
@@ -256,6 +257,11 @@ def _(module, name, out):
     if module.mean:
         scale, shift = functional.standard_constants(module.mean, module.std, np.float32)
         out.add(Affine, name, scale=scale, shift=shift)
+
+
+@reads(layers.Upsample)
+def _(module, name, out):
+    out.add(Upsample, name, {"factor": module.factor, "smooth": module.smooth})
 
 
 @reads(layers.Flatten)

@@ -463,6 +463,23 @@ def pooled_shape(shape, size, stride, padding):
     return *pool.pooled(shape[:2], size, stride, padding), shape[2]
 
 
+class Upsample(Stage):
+    """Images ``factor`` times as high and as wide: pixels repeated, and codes stay codes; or ``smooth``, bilinear."""
+
+    kind = "upsample"
+
+    def plan(self, factor, smooth):
+        shape = self.before.shape
+        if len(shape) != 3:
+            raise ValueError(f"an upsampling takes images (H, W, C), got shape {shape}")
+        whole("the factor of an upsampling", factor, 1, 16)
+        shape = shape_of("an upsampled image", [shape[0] * factor, shape[1] * factor, shape[2]])
+        return self.before.reals(shape) if truth("smooth", smooth) else self.before._replace(shape=shape)
+
+    def run(self, x):
+        return functional.upsample(Tensor(x), **self.options).raw
+
+
 class Reshape(Stage):
     """Another shape of a sample; codes stay codes."""
 

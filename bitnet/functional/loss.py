@@ -46,6 +46,58 @@ def softmax_cross_entropy(logits, labels):
     return SoftmaxCrossEntropy.apply(logits, labels=_check_labels(logits, labels))
 
 
+class PixelCrossEntropy(Function):
+    """Weighted mean of -log softmax(logits)[label] over the pixels of a batch; void ones have no weight and no gradient."""
+
+    def forward(self, logits, labels, shares):
+        flat, self.shares = logits.reshape(-1, logits.shape[-1]), shares.astype(logits.dtype)
+        self.place = np.arange(len(flat)), labels
+        shifted = flat - flat.max(axis=1, keepdims=True)
+        powers = elementary.exp(shifted)
+        sums = powers.sum(axis=1)
+        self.shape, self.probabilities = logits.shape, powers / sums[:, None]
+        return logits.dtype.type(((elementary.log(sums) - shifted[self.place]) * shares).sum(dtype=np.float64))
+
+    def backward(self, grad_output):
+        grad = self.probabilities
+        grad[self.place] -= 1
+        return (grad * (self.shares * grad_output)[:, None]).reshape(self.shape)
+
+
+@execution.layer("loss")
+def pixel_cross_entropy(logits, labels, weights=None, void=None):
+    """Cross entropy of softmax(logits) with a label for each pixel: sum of w[label] * -log p[label] / sum of w[label].
+
+    A mean over the labelled pixels of the whole batch, of those of a class with w = 1 without weights; 0 where all are void.
+
+    Parameters
+    ----------
+    logits : Tensor (N, H, W, classes)
+    labels : integer array (N, H, W)
+    weights : w, a number of 0 or more for each class; None: all alike
+    void : the label of pixels that count for nothing, or None
+
+    Raises
+    ------
+    ValueError : other shapes, other weights, or labels that are no class.
+    """
+    labels, classes = np.asarray(labels), logits.shape[-1]
+    if len(logits.shape) != 4 or labels.shape != logits.shape[:3] or labels.dtype.kind not in "iu":
+        raise ValueError(f"a loss of pixels takes logits (N, H, W, classes) and integer labels (N, H, W), got shapes "
+                         f"{logits.shape} and {labels.shape} of {labels.dtype}")
+    weights = np.ones(classes) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != (classes,) or not (weights >= 0).all():
+        raise ValueError(f"expected a weight of 0 or more for each of {classes} classes, got {weights}")
+    labels = labels.ravel()
+    counts = np.ones(len(labels), bool) if void is None else labels != void
+    if (wrong := labels[counts & ((labels < 0) | (labels >= classes))]).size:
+        raise ValueError(f"labels of {classes} classes are 0 to {classes - 1}{'' if void is None else f' or {void}'}, "
+                         f"got {wrong[0]}")
+    labels = np.where(counts, labels, 0)
+    shares = weights[labels] * counts
+    return PixelCrossEntropy.apply(logits, labels=labels, shares=shares / (shares.sum() or 1.0))
+
+
 class SquaredHinge(Function):
     """Mean over batch and classes of max(0, 1 - t * logit)**2, t = +1 for the label and -1 for the others."""
 

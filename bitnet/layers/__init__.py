@@ -4,7 +4,7 @@ from bitnet.layers.activation import Activation, Clip, Dropout
 from bitnet.layers.bitwise import BitwiseLinear
 from bitnet.layers.block import Block, unfused
 from bitnet.layers.norm import BatchNorm, LowPrecisionBatchNorm, ShiftBatchNorm
-from bitnet.layers.shape import AvgPool, Flatten, Images, Lambda, MaxPool, Reshape, Standardize
+from bitnet.layers.shape import AvgPool, Flatten, Images, Lambda, MaxPool, Reshape, Standardize, Upsample
 from bitnet.layers.weighted import Conv2d, Linear, Weighted, glorot_uniform, he_normal
 from bitnet.layers.xnor import XNORConv2d
 from bitnet.module import Module, Parameter, Residual, Sequential, preserved
@@ -13,6 +13,6 @@ from bitnet.quantizers.gxnor import DiscreteParameter
 __all__ = [
     "Activation", "AvgPool", "BatchNorm", "BitwiseLinear", "Block", "Clip", "Conv2d", "DiscreteParameter", "Dropout", "Flatten",
     "Images", "Lambda", "Linear", "LowPrecisionBatchNorm", "MaxPool", "Module", "Parameter", "Reshape", "Residual",
-    "Sequential", "ShiftBatchNorm", "Standardize", "Weighted", "XNORConv2d", "glorot_uniform", "he_normal", "preserved",
-    "unfused",
+    "Sequential", "ShiftBatchNorm", "Standardize", "Upsample", "Weighted", "XNORConv2d", "glorot_uniform", "he_normal",
+    "preserved", "unfused",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers that change or check shapes: the input of a network, pooling, flattening."""
+"""Layers that change or check shapes: the input of a network, pooling, upsampling, flattening."""
 
 import math
 
@@ -136,6 +136,24 @@ class AvgPool(_Pool):
 
     def flow(self, signal, visit):
         return signal.real(self._shape_after(signal.shape))
+
+
+class Upsample(Module):
+    """Images ``factor`` times as high and as wide: each pixel repeated, and codes stay codes; or ``smooth``, bilinear."""
+
+    def __init__(self, factor, smooth=False):
+        self.factor, self.smooth = whole("the factor of an upsampling", factor, 1, 16), truth("smooth", smooth)
+
+    def forward(self, x):
+        return functional.upsample(x, self.factor, self.smooth)
+
+    def flow(self, signal, visit):
+        shape = signal.shape
+        if shape is not None:
+            if len(shape) != 3:
+                raise ValueError(f"{self.name or 'the upsampling'} takes images (H, W, C), got shape {shape}")
+            shape = shape[0] * self.factor, shape[1] * self.factor, shape[2]
+        return signal.real(shape) if self.smooth else signal.with_shape(shape)
 
 
 class Reshape(Module):

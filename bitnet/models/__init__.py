@@ -11,6 +11,7 @@ import pkgutil
 from bitnet.bits import parse_bits
 from bitnet.methods.dorefa import DoReFa
 from bitnet.models.alexnet import alexnet
+from bitnet.models.bfcn import bfcn
 from bitnet.models.mnist import lenet, mlp
 from bitnet.models.resnet import resnet18
 from bitnet.models.svhn import WIDTHS as SVHN_WIDTHS
@@ -19,8 +20,8 @@ from bitnet.networks import build, names, network
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "build", "lenet", "mlp", "names", "network", "parse_bits", "pretrained",
-           "resnet18", "svhn"]
+__all__ = ["INNER_LAYERS", "SVHN_WIDTHS", "alexnet", "bfcn", "build", "lenet", "mlp", "names", "network", "parse_bits",
+           "pretrained", "resnet18", "svhn"]
 
 INNER_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 

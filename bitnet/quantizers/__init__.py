@@ -6,6 +6,7 @@
 """
 
 from bitnet.quantizers.base import Quantizer
+from bitnet.quantizers.bfcn import BFCNActivation, BFCNWeight
 from bitnet.quantizers.binaryconnect import BinaryConnectWeight
 from bitnet.quantizers.bitwise import BitwiseActivation, BitwiseWeight
 from bitnet.quantizers.bnn import BinaryInput, BNNActivation, BNNWeight, PixelInput
@@ -22,11 +23,11 @@ from bitnet.quantizers.uniform import UniformActivation, UniformWeight
 from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNORWeight
 
 __all__ = [
-    "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput", "BitwiseActivation", "BitwiseWeight",
-    "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation", "GXNORActivation", "GXNORWeight",
-    "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SketchWeight", "SparseTernaryWeight",
-    "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient",
-    "XNORWeight", "get", "names", "quantize_k",
+    "BFCNActivation", "BFCNWeight", "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput",
+    "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation",
+    "GXNORActivation", "GXNORWeight", "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer",
+    "SketchWeight", "SparseTernaryWeight", "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight",
+    "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -34,6 +35,8 @@ _QUANTIZERS = {
     "dorefa_weight": (DoReFaWeight, {"bits": 1}),
     "dorefa_activation": (DoReFaActivation, {"bits": 2}),
     "dorefa_gradient": (DoReFaGradient, {"bits": 4}),
+    "bfcn_weight": (BFCNWeight, {"bits": 2}),
+    "bfcn_activation": (BFCNActivation, {"bits": 2}),
     "bwn": (BWNWeight, {}),
     "bwn_filter": (XNORWeight, {}),
     "binaryconnect": (BinaryConnectWeight, {}),

@@ -31,7 +31,7 @@ def draw_curves(path, history, title):
 
 
 def draw_confusion(path, confusion, title, classes=None):
-    """Labels against predictions; colour is the share of the label's row, numbers are counts."""
+    """Labels against predictions; colour is the share of the label's row, numbers are counts, or shares of very many."""
     figure, (axes,) = new_figure(title, 6.4, 6.2)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # square root: a few per cent of confusion should be seen beside a diagonal near 100 %
@@ -39,10 +39,11 @@ def draw_confusion(path, confusion, title, classes=None):
     for label, prediction in np.ndindex(confusion.shape):
         if confusion[label, prediction]:
             color = "white" if share[label, prediction] > 0.3 else INK
-            count = str(confusion[label, prediction])
+            count = str(confusion[label, prediction]) if confusion.max() < 1e5 else f"{share[label, prediction]:.1%}"
             axes.text(prediction, label, count, ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(confusion)), [str(name) for name in classes or range(len(confusion))])
     names = [str(name) for name in classes or range(len(confusion))]
+    turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 4 else {}
+    axes.set_xticks(range(len(confusion)), names, **turned)
     axes.set_yticks(range(len(confusion)), [f"{name}  ({_percent(share[c, c])})" for c, name in enumerate(names)])
     axes.set_xlabel("prediction")
     axes.set_ylabel("label (share that is right)")
@@ -74,6 +75,43 @@ def draw_mistakes(path, dataset, evaluation, title, rows=3, columns=8):
         axes.text(0.55 * columns, 0.7 * rows, "no mistakes", ha="center")
     axes.set(xlim=(0, 1.1 * columns - 0.1), ylim=(1.45 * rows - 0.45, -0.4), aspect="equal")
     axes.axis("off")
+    write_figure(figure, path)
+
+
+def palette(classes):
+    """A colour for each class and black for what is none: uint8 (classes + 1, 3), the same ones for any number of classes."""
+    from matplotlib import colormaps
+
+    colours = [color for name in ("tab20", "tab20b", "tab20c") for color in colormaps[name].colors]
+    return (255 * np.array([*(colours[i % len(colours)] for i in range(classes)), (0, 0, 0)])).round().astype(np.uint8)
+
+
+def draw_segmentation(path, dataset, places, predictions, title):
+    """Pictures of a dataset beside their labels and what was predicted: a row for each.
+
+    Parameters
+    ----------
+    dataset : Dataset with label maps; places : which of its images
+    predictions : integer array (len(places), H, W)
+    """
+    from matplotlib.patches import Patch
+
+    colours, classes = palette(len(dataset.classes)), len(dataset.classes)
+    height, width = dataset.shape[:2]
+    figure, (axes,) = new_figure(title, 9, 9 * 1.05 * len(places) * height / (3.06 * width) + 1.2)
+    for row, (place, predicted) in enumerate(zip(places, predictions, strict=True)):
+        image, labels = np.asarray(dataset.images[place]), np.minimum(dataset.targets[place], classes)
+        for column, (what, shown) in enumerate((("picture", image), ("labels, black: void", colours[labels]),
+                                                ("prediction", colours[predicted]))):
+            left, top = 1.03 * width * column, 1.05 * height * row
+            axes.imshow(shown, extent=(left, left + width, top + height, top), cmap="gray", vmin=0, vmax=255,
+                        interpolation="nearest")
+            if row == 0:
+                axes.text(left + width / 2, -0.02 * height, what, ha="center", va="bottom", fontsize=9, color=INK)
+    axes.set(xlim=(0, 3.06 * width), ylim=(1.05 * height * len(places), -0.15 * height), aspect="equal")
+    axes.axis("off")
+    handles = [Patch(color=colours[i] / 255, label=name) for i, name in enumerate(dataset.classes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     write_figure(figure, path)
 
 

@@ -56,7 +56,8 @@ class Progress(Callback):
         left = f", {self._left(trainer)}" if trainer.epoch < trainer.epochs else ""
         print(
             f"epoch {record['epoch']}/{trainer.epochs}: loss {record['train_loss']:.4f}, accuracy "
-            f"{record['train_accuracy']:.2%} in training, {record['test_accuracy']:.2%} on the test set, "
+            f"{record['train_accuracy']:.2%} in training, {record['test_accuracy']:.2%} on the test set"
+            f"{measures_text(trainer.evaluation.measures)}, "
             f"{record['images_per_second']:.0f} images/s, {duration(record['seconds'])}{left}", flush=True
         )  # fmt: skip
         self._spoke = time.perf_counter()
@@ -135,6 +136,11 @@ class Board(Callback):
     def on_end(self, trainer):
         if self._writer is not None:
             self._writer.close()
+
+
+def measures_text(measures):
+    """``Evaluation.measures``, shares by name, as they go on after an accuracy in a sentence."""
+    return "".join(f", {name.replace('_', ' ').replace('iou', 'IoU')} {share:.2%}" for name, share in measures.items())
 
 
 def duration(seconds):

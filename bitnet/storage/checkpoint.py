@@ -59,7 +59,7 @@ class Checkpoint:
     more: dict = field(default_factory=dict)
 
     def load_into(self, model):
-        """Give ``model`` the parameters and buffers of this checkpoint.
+        """Give ``model`` the parameters and buffers of this checkpoint, and the options that a run changes.
 
         Raises
         ------
@@ -74,6 +74,11 @@ class Checkpoint:
             model.load_state_dict(self.model)
         except ValueError as error:
             raise CheckpointError(f"{self.path}: its arrays do not fit the model: {plain(error)}") from None
+        with without_values():
+            saved = _built(self.description, self.path).named_modules()
+        for name, module in model.named_modules().items():
+            for option in set(module.changing) & vars(module).keys() & module.options().keys():
+                setattr(module, option, getattr(saved[name], option))
 
 
 def save(path, model, **more):
@@ -300,10 +305,10 @@ def validated_run(path, more):
     """
     if "history" not in more:
         raise CheckpointError(f"{path}: expected the checkpoint of a run, found a saved model without its training")
-    whole = {"epoch": 0, "step": 0, "epochs": 1, "seen": 0, "correct": 0}
+    whole = {"epoch": 0, "step": 0, "epochs": 1, "seen": 0}
     good = all(_is_whole(more.get(name)) and more[name] >= least for name, least in whole.items())
     good = good and all(isinstance(more.get(name), (int, float)) and math.isfinite(more[name])
-                        for name in ("loss_sum", "step_seconds", "seconds"))
+                        for name in ("loss_sum", "correct", "step_seconds", "seconds"))
     good = good and isinstance(more.get("config"), dict) and isinstance(more.get("notes"), dict)
     random, history = more.get("random"), more.get("history")
     good = good and isinstance(random, list) and len(random) == 2 and all(map(_is_whole, random))

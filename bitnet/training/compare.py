@@ -92,6 +92,19 @@ def inference_speed(network, test, least=1.0):
     return done / (time.perf_counter() - started)
 
 
+def speeds(networks, images, rounds=5):
+    """Images a second of several networks, which take turns on the same images: medians of ``rounds``, after one to warm up."""
+    seconds = [[] for _ in networks]
+    with no_grad():
+        for turn in range(rounds + 1):
+            for network, spent in zip(networks, seconds, strict=True):
+                started = time.perf_counter()
+                network(images)
+                if turn:
+                    spent.append(time.perf_counter() - started)
+    return [len(images) / float(np.median(spent)) for spent in seconds]
+
+
 def products_of(trainer):
     """Records of the products of a training step, and of a forward pass in evaluation."""
     network, batch = trainer.model, next(iter(trainer.loader.epoch(0)))

@@ -241,7 +241,8 @@ def _drive(trainer, run, name, title, script):
     batch = next(trainer.loader.epoch(0))
     started = time.perf_counter()
     with compile.announce(sys.stdout) as compiled:
-        table = report.layer_table(trainer.model, batch.images, batch.targets)
+        table = report.layer_table(trainer.model, batch.images, batch.targets,
+                                   lambda logits, targets: trainer.task.loss(logits, batch, trainer))
     print(f"{name}, batches of {trainer.loader.batch_size}:\n{table}")
     spent = f"first step: {time.perf_counter() - started:.1f} s"
     print(f"{spent}, {compiled.seconds:.1f} s of them compiling" if compiled.kernels else spent, flush=True)
@@ -266,7 +267,7 @@ def _drive(trainer, run, name, title, script):
 
 def conclude(trainer, out, title):
     """The closing report; a finished run that is resumed only replaces what is missing or older than its checkpoint."""
-    pictures = ("curves.png", "confusion.png", "mistakes.png")
+    pictures = ("curves.png", *trainer.task.pictures)
     saved = (out / "checkpoint.h5").stat().st_mtime
 
     def there(name):
@@ -280,13 +281,12 @@ def conclude(trainer, out, title):
     done = trainer.evaluation is None
     if done and all(map(there, (*pictures, *["frozen.npz"] * (network is not None)))):
         return
-    result = trainer.evaluation or evaluate(trainer.model, trainer.test)
-    print(f"test accuracy {result.accuracy:.2%} on {trainer.test.name}, {len(trainer.test):,} images")
-    print("labels against predictions:", report.confusion_table(result.confusion), sep="\n")
+    result = trainer.evaluation or evaluate(trainer.model, trainer.test, task=trainer.task)
+    print(f"test accuracy {result.accuracy:.2%}{report.measures_text(result.measures)} on {trainer.test.name}, "
+          f"{len(trainer.test):,} images")
+    print(result.details(trainer.test.classes))
     report.draw_curves(out / pictures[0], trainer.history, title)
-    classes = trainer.test.classes
-    report.draw_confusion(out / pictures[1], result.confusion, f"{title}\ntest accuracy {result.accuracy:.2%}", classes)
-    report.draw_mistakes(out / pictures[2], trainer.test, result, f"Most confident mistakes on the test set\n{title}")
+    trainer.task.draw(out, result, network or trainer.model.eval(), trainer.test, title)
     print(f"wrote {', '.join(['metrics.jsonl', 'checkpoint.h5', *pictures])} in {out}")
     if network is None:
         print(f"no frozen.npz: {reason}")

@@ -25,7 +25,7 @@ from bitnet.storage import CheckpointError, load_checkpoint, save_checkpoint
 from bitnet.storage.checkpoint import validated_run
 from bitnet.training.evaluation import evaluate, fingerprint
 from bitnet.training.finite import NonFiniteError, began, find_non_finite
-from bitnet.training.task import Classification
+from bitnet.training.task import task_for
 
 
 class Trainer:
@@ -40,14 +40,14 @@ class Trainer:
     optimizer : Optimizer or None    # None: that of the model's method, with its schedule
     schedule : callable or None      # progress (0 to 1) -> learning rate; None: the optimizer's own, unchanged
     seed : int                       # order of the images, augmentation, dropout and gradient noise
-    augment : Augmentation or None
+    augment : Augmentation, Flip or None
     checkpoint : str, Path or None   # where to save; None: nowhere
     save_every : int                 # steps between saves inside an epoch; 0: at the end of an epoch only
     config : dict or None            # JSON-able; what of the run's configuration must not change on a resume
     notes : dict or None             # JSON-able; what may change: kept in the checkpoint, compared with nothing
     callbacks : sequence of Callback
-    loss : callable or None          # (logits, targets) -> loss; None: that of the model's method
-    task : Task or None              # what a target is, and how well it is met; None: classification with that loss
+    loss : callable or None          # (logits, targets) -> loss of classes of images; None: that of the model's method
+    task : Task or None              # what a target is, and how well it is met; None: ``task_for(train, loss)``
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Trainer:
             optimizer, schedule = own["optimizer"], schedule or own["schedule"]
         self.optimizer, self.schedule = optimizer, schedule
         self.checkpoint, self.save_every, self.callbacks = checkpoint, save_every, list(callbacks)
-        self.notes, self.task, self._seen_structure = notes or {}, task or Classification(loss or own["loss"]), None
+        self.notes, self.task, self._seen_structure = notes or {}, task or task_for(train, loss or own["loss"]), None
         self.config = {
             **(config or {}), "batch_size": batch_size, "seed": seed,
             "training_data": fingerprint(train), "test_data": fingerprint(test),
@@ -190,6 +190,7 @@ class Trainer:
             "train_accuracy": self.correct / self.seen,
             "test_loss": self.evaluation.loss,
             "test_accuracy": self.evaluation.accuracy,
+            **{f"test_{name}": value for name, value in self.evaluation.measures.items()},
             "images_per_second": round(self.seen / self.step_seconds, 2),
             "seconds": round(self.seconds, 3),
             "lr": self.optimizer.lr,

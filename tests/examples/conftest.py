@@ -73,6 +73,11 @@ def train_mnist(train_svhn):
 
 
 @pytest.fixture(scope="session")
+def train_segmentation(train_svhn):
+    return load("train_segmentation")
+
+
+@pytest.fixture(scope="session")
 def compare_methods(train_svhn):
     return load("compare_methods")
 
