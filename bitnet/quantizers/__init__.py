@@ -14,6 +14,7 @@ from bitnet.quantizers.dorefa import DoReFaActivation, DoReFaGradient, DoReFaWei
 from bitnet.quantizers.fixed_point import FixedPointActivation
 from bitnet.quantizers.graham import NormalizedActivation
 from bitnet.quantizers.gxnor import GXNORActivation, GXNORWeight
+from bitnet.quantizers.lbc import AnchorWeight
 from bitnet.quantizers.qnn import QNNLinear, QNNLogarithmic
 from bitnet.quantizers.sketch import SketchWeight
 from bitnet.quantizers.staircase import StaircaseWeight
@@ -23,11 +24,11 @@ from bitnet.quantizers.uniform import UniformActivation, UniformWeight
 from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNORWeight
 
 __all__ = [
-    "BFCNActivation", "BFCNWeight", "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight", "BinaryInput",
-    "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FixedPointActivation",
-    "GXNORActivation", "GXNORWeight", "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer",
-    "SketchWeight", "SparseTernaryWeight", "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight",
-    "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
+    "AnchorWeight", "BFCNActivation", "BFCNWeight", "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight",
+    "BinaryInput", "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight",
+    "FixedPointActivation", "GXNORActivation", "GXNORWeight", "NormalizedActivation", "PixelInput", "QNNLinear",
+    "QNNLogarithmic", "Quantizer", "SketchWeight", "SparseTernaryWeight", "StaircaseWeight", "TTQWeight", "TWNWeight",
+    "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
