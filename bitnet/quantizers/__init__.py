@@ -21,14 +21,16 @@ from bitnet.quantizers.staircase import StaircaseWeight
 from bitnet.quantizers.ttq import SparseTernaryWeight, TTQWeight
 from bitnet.quantizers.twn import TWNWeight
 from bitnet.quantizers.uniform import UniformActivation, UniformWeight
+from bitnet.quantizers.words import KernelWords, LearnedWords, SelectedWords
 from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNORWeight
 
 __all__ = [
     "AnchorWeight", "BFCNActivation", "BFCNWeight", "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight",
     "BinaryInput", "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight",
-    "FixedPointActivation", "GXNORActivation", "GXNORWeight", "NormalizedActivation", "PixelInput", "QNNLinear",
-    "QNNLogarithmic", "Quantizer", "SketchWeight", "SparseTernaryWeight", "StaircaseWeight", "TTQWeight", "TWNWeight",
-    "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
+    "FixedPointActivation", "GXNORActivation", "GXNORWeight", "KernelWords", "LearnedWords", "NormalizedActivation",
+    "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SelectedWords", "SketchWeight", "SparseTernaryWeight",
+    "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient",
+    "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
