@@ -15,6 +15,7 @@ import numpy as np
 
 from bitnet import functional, layers
 from bitnet.codes import Codes
+from bitnet.deploy import codebook
 from bitnet.deploy.network import FrozenNetwork
 from bitnet.deploy.products import First, Product, Thresholds
 from bitnet.deploy.stages import (
@@ -104,6 +105,10 @@ class Reader:
             arrays["planes"] = np.stack([np.packbits(term.values.ravel() >> bit & 1, bitorder="little")
                                          for term in terms for bit in range(weight.bits)])
             arrays["scale"] = np.asarray(weight.scale, np.float64)
+            book = codebook.packed(weight.values.reshape(conv.weight_shape)) if weight.bits == len(terms) == 1 else None
+            if book is not None:
+                arrays["planes"], arrays["words"] = book
+                codes["words"] = len(book[1])
         else:
             arrays["weight"] = np.asarray(weight, np.float32).reshape(conv.weight_shape)
         self.add(Product, name, geometry(conv) | {"bias": bias is not None, "weight": codes}, **arrays)
@@ -352,7 +357,8 @@ def block_on_integers(stages):
     thresholds = staircase(lambda sums: after(sums, chain), sign, head.bound, rows)
     weight = head.options["weight"] | {"scales": "none"}
     made = Thresholds(head.name, head.before, geometry(head.conv) | {"bias": False, "weight": weight} | options)
-    made.fill({f"{head.name}.planes": head["planes"], f"{head.name}.sign": sign.astype(np.int8),
+    book = {} if head["words"] is None else {f"{head.name}.words": head["words"]}
+    made.fill(book | {f"{head.name}.planes": head["planes"], f"{head.name}.sign": sign.astype(np.int8),
                f"{head.name}.thresholds": thresholds})
     return [made, *(MaxPool(one.name, made.after, one.options) for one in rest)], count
 

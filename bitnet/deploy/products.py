@@ -11,6 +11,7 @@ import numpy as np
 
 from bitnet.checks import truth, whole, wholes
 from bitnet.codes import Codes
+from bitnet.deploy import codebook
 from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real
 from bitnet.execution import sum_of
 from bitnet.kernels.pointwise import norm
@@ -29,7 +30,8 @@ class Product(Stage):
 
     Options: kernel, the size of a filter; stride, padding, groups as those of ``Conv``; out, its output channels; bias, whether
     there is one; weight, {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or
-    null for real numbers; "terms" beside them where the weight is a sum of so many codes, each with such scales.
+    null for real numbers; "terms" beside them where the weight is a sum of so many codes, each with such scales; "words" where
+    weights of one bit have a codebook of so many: planes are those of ``codebook.packed`` then, and there is an array words.
     Arrays: planes, uint8 (terms * bits, bytes), the bit planes of the weight's codes in C order of (kh, kw, in, out), packed as
     ``numpy.packbits`` does with bitorder="little", and scale, float64, or weight, float32; bias, float32 (out,).
 
@@ -67,7 +69,14 @@ class Product(Stage):
         self.summands = whole("terms", weight.get("terms", 1), 1, TERMS)
         if "terms" in weight and weight["scales"] not in ("one", "filter"):
             raise ValueError(f"terms of a weight have one scale or one a filter, got {weight['scales']!r}")
-        self.wants("planes", np.uint8, self.summands * self.weights.bits, -(-math.prod(self.conv.weight_shape) // 8))
+        rows, length = self.summands * self.weights.bits, math.prod(self.conv.weight_shape)
+        if "words" in weight:
+            if weight["bits"] != 1 or "terms" in weight:
+                raise ValueError("a codebook is of weights of one bit and one term")
+            count, length = whole("words", weight["words"], 1, length), math.prod(self.conv.weight_shape[2:])
+            rows = codebook.index_bits(count)
+            self.wants("words", np.uint8, count, -(-self.conv.tap_count // 8))
+        self.wants("planes", np.uint8, rows, -(-length // 8))
         shape = {"one": (), "filter": (self.conv.out_channels,), "sign": (2,), "none": None}[weight["scales"]]
         if weight["scales"] == "sign" and self.weights.encoding != "ternary":
             raise ValueError("only ternary weights have a scale a sign")
@@ -89,9 +98,12 @@ class Product(Stage):
             self.dense = self["weight"]
             return
         shape, bits = self.conv.weight_shape, self.weights.bits
-        planes = np.unpackbits(self["planes"], axis=1, count=math.prod(shape), bitorder="little")
-        planes = planes.reshape(self.summands, bits, -1) << np.arange(bits, dtype=np.uint8)[:, None]
-        values = np.bitwise_or.reduce(planes, axis=1).reshape(self.summands, *shape)
+        if self["words"] is not None:
+            values = codebook.unpacked(self["planes"], self["words"], shape)[None]
+        else:
+            planes = np.unpackbits(self["planes"], axis=1, count=math.prod(shape), bitorder="little")
+            planes = planes.reshape(self.summands, bits, -1) << np.arange(bits, dtype=np.uint8)[:, None]
+            values = np.bitwise_or.reduce(planes, axis=1).reshape(self.summands, *shape)
         if self.weights.encoding == "ternary" and values.max() > 2:
             raise ValueError(f"{self.name}.planes must hold ternary codes 0, 1 and 2, got a 3")
         scales, scale = self.options["weight"]["scales"], self["scale"]

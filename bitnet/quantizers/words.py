@@ -181,18 +181,21 @@ class SelectedWords(ChangingWords):
 
     def __init__(self, words=64, every=10, temperature=0.1, noise=0.1, rounds=10, seed=0):
         super().__init__(words, every, seed)
-        self.temperature, self.noise = number("a temperature", temperature, 1e-6), number("the noise of a selection", noise, 0)
+        self.temperature = number("a temperature", temperature, 1e-6)
+        self.noise = number("the noise of a selection", noise, 0)
         self.rounds = whole("the rounds of Sinkhorn's method", rounds, 1)
         shape = COUNT, words
         self.scales = Parameter(
-            initial(shape, lambda: (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)), lr_factor=10)
+            initial(shape, lambda: (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)),
+            lr_factor=10.0)
         if self.scales.data.flags.writeable:
             self.chosen[...] = assigned(self.scales.data)
 
     def choose(self, logits):
         if not (self.training and self.due) or self.words == COUNT:
             return None
-        gumbel = -np.log(-np.log(random.uniform(logits.shape).astype(np.float64)))
+        uniform = np.clip(random.uniform(logits.shape).astype(np.float64), 1e-12, 1 - 1e-12)
+        gumbel = -np.log(-np.log(uniform))
         rounds = sinkhorn((logits + (1 - self.progress) * self.noise * gumbel) / self.temperature, self.rounds)
         self.chosen[...] = assigned(np.exp(rounds[-1][:, :self.words]))
         return rounds
@@ -211,8 +214,8 @@ def assigned(worth):
 def sinkhorn(logits, rounds):
     """Sinkhorn's method on exp(logits) in logarithms: rows, then columns, are brought to a sum of 1, so many times.
 
-    Where there are fewer columns than rows, N - n further ones are 0 in ``logits``; being alike, they are one column that counts
-    N - n times in the sum of a row.
+    Where there are fewer columns than rows, N - n further ones are 0 in ``logits``; being alike, they are one column that
+    counts N - n times in the sum of a row.
 
     Parameters
     ----------
