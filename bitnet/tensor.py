@@ -141,7 +141,9 @@ class Tensor:
             raise ValueError(f"the gradient must have the tensor's shape {self.shape}, got {np.shape(grad)}")
         grads = {id(self): grad}
         for tensor in reversed(_in_order(self)):
-            grad = grads.pop(id(tensor))
+            grad = grads.pop(id(tensor), None)
+            if grad is None:  # whatever was computed from it gave it none
+                continue
             function = tensor._function
             if function is None:
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad

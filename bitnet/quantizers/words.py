@@ -15,6 +15,7 @@ from bitnet import random
 from bitnet.checks import number, whole
 from bitnet.codes import Codes
 from bitnet.constraints import Clip
+from bitnet.kernels.pointwise import elementary
 from bitnet.module import Parameter, initial
 from bitnet.quantizers.base import Quantizer
 
@@ -195,19 +196,19 @@ class SelectedWords(ChangingWords):
         if not (self.training and self.due) or self.words == COUNT:
             return None
         uniform = np.clip(random.uniform(logits.shape).astype(np.float64), 1e-12, 1 - 1e-12)
-        gumbel = -np.log(-np.log(uniform))
+        gumbel = -elementary.log(-elementary.log(uniform))
         rounds = sinkhorn((logits + (1 - self.progress) * self.noise * gumbel) / self.temperature, self.rounds)
-        self.chosen[...] = assigned(np.exp(rounds[-1][:, :self.words]))
+        self.chosen[...] = assigned(elementary.exp(rounds[-1])[:, :self.words])
         return rounds
 
     def grad_of_choice(self, to_words, rounds):
-        to_choice = (2.0 * BITS - 1) @ to_words.T
+        to_choice = sum(np.where(bits[:, None], tap, -tap) for bits, tap in zip(BITS.T, to_words.T, strict=True))  # B dU^T
         return sinkhorn_grad(to_choice, rounds) / self.temperature
 
 
 def assigned(worth):
     """Different rows for all columns with the largest sum of worth (rows, columns), rows >= columns: int64 (columns,)."""
-    rows, columns = linear_sum_assignment(worth, maximize=True)
+    rows, columns = linear_sum_assignment(np.nan_to_num(worth), maximize=True)  # in a rehearsal it may be anything
     return rows[np.argsort(columns)]
 
 
@@ -231,8 +232,8 @@ def sinkhorn(logits, rounds):
     for _ in range(rounds):
         for axis, weight in ((1, times), (0, 1.0)):
             high = current.max(axis=axis, keepdims=True)
-            total = (np.exp(current - high) * weight).sum(axis=axis, keepdims=True)
-            current = current - high - np.log(total)
+            total = (elementary.exp(current - high) * weight).sum(axis=axis, keepdims=True)
+            current = current - high - elementary.log(total)
             steps.append(current)
     return steps
 
@@ -242,8 +243,8 @@ def sinkhorn_grad(grad, steps):
     count = grad.shape[1]
     more = steps[-1].shape[1] - count
     times = np.append(np.ones(count), [grad.shape[0] - count] * more)
-    grad = np.pad(grad, ((0, 0), (0, more))) * np.exp(steps[-1])
+    grad = np.pad(grad, ((0, 0), (0, more))) * elementary.exp(steps[-1])
     for i, step in reversed(list(enumerate(steps))):
         axis, weight = (1, times) if i % 2 == 0 else (0, 1.0)
-        grad = grad - np.exp(step) * weight * grad.sum(axis=axis, keepdims=True)
+        grad = grad - elementary.exp(step) * weight * grad.sum(axis=axis, keepdims=True)
     return grad[:, :count]

@@ -146,7 +146,7 @@ def test_networks_of_words_learn_resume_and_freeze(name, digits, tmp_path):
         np.testing.assert_array_equal(load(tmp_path / "net.h5").eval()(x).data, expected)
     frozen = bitnet.freeze(net)
     frozen.save(tmp_path / "net.npz")
-    np.testing.assert_array_equal(load(tmp_path / "net.npz")(x).data, expected)
+    np.testing.assert_array_equal(bitnet.load(tmp_path / "net.npz")(x).data, expected)
     counts = word_counts(net)
     assert list(counts) == ["block1.conv", "block2.conv", "block3.conv"]
     assert all(count.sum() == size and (count > 0).sum() <= 16
