@@ -7,12 +7,14 @@ from bitnet.methods.bnn import BNN
 class WuBNN(BNN):
     """Binarized Neural Network for ImageNet (arXiv:1604.03058): signs between a float first and a float last layer.
 
-    The paper trains in three phases: on labels, on the softened classes of a teacher, on both. Here each takes a third of a run:
+    The paper trains in three phases: on labels, on the softened classes of a teacher, on both. Here each takes a third of a
+    run:
 
-        Trainer(net, train, test, epochs=30, task=Distilled(softmax_cross_entropy, teacher), **options)
+        options = training_of(net)
+        Trainer(net, train, test, epochs=30, task=Distilled(options.pop("loss"), teacher), **options)
 
-    with ``options`` the optimizer and the schedule of ``training_of(net)``. Teacher, temperature and weights of the losses are
-    not told in the sources at hand; a float network of the same shape can teach (``models.build("wu")``).
+    Teacher, temperature and weights of the losses are not told in the sources at hand; a float network of the same shape can
+    teach (``models.build("wu")``).
     """
 
     name, title, paper = "bnn_wu", "Binarized Neural Network for ImageNet", "1604.03058"

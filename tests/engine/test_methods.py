@@ -285,7 +285,7 @@ def test_training_is_the_same_on_all_kernels(name, digits):
             np.testing.assert_array_equal(value, state[key])
 
 
-@pytest.mark.parametrize("name", ["bitwise", "gxnor", "bnn_shift", "staircase"])
+@pytest.mark.parametrize("name", ["bitwise", "gxnor", "bnn_shift", "staircase", "lbc"])
 def test_an_interrupted_run_is_the_same(name, digits, tmp_path):
     whole = trainer_of(small(name), digits, epochs=2)
     whole.run()

@@ -10,7 +10,7 @@ from bitnet.datasets import Digits
 from bitnet.storage import load_checkpoint
 from bitnet.training import Distilled, Trainer
 
-SHAPE, CLASSES = (16, 16, 3), 5
+SHAPE, CLASSES = (16, 16, 3), 10
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,8 @@ def images():
     rng, labels = np.random.default_rng(0), (np.arange(60) % CLASSES).astype(np.uint8)
     pictures = rng.integers(0, 80, (60, *SHAPE))
     for picture, label in zip(pictures, labels, strict=True):
-        picture[3 * label:3 * label + 4, 2:9] += 150
+        row, column = 3 * (label % 5), 8 * (label // 5)
+        picture[row:row + 4, column:column + 7] += 150
     return Digits(pictures.astype(np.uint8), labels, "squares")
 
 
