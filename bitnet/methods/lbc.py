@@ -53,7 +53,7 @@ class LBC(Method):
         if rng is not None:  # as Torch begins
             bound = self.anchors ** -0.5
             point.weight.data = rng.uniform(-bound, bound, point.weight.shape).astype(np.float32)
-        self.made.append((place, Sequential(anchors=anchors, act=Activation(), point=point)))
+        self.made.append((place, Sequential(anchors=anchors, relu=Activation(), point=point)))
 
     def finish(self, tree, places):
         for place, made in self.made:
