@@ -6,7 +6,7 @@ import contextlib
 import copy
 import gzip
 import hashlib
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -67,6 +67,8 @@ def make(sound):
         net.classes = tuple(f"number {digit}" for digit in range(10)) if name in ("svhn", "bnn") else None
         bitnet.save(folder(f"{name}-h5") / "net.h5", net.eval())
         bitnet.save(folder(f"{name}-npz") / "net.npz", bitnet.freeze(net))
+        if importlib.util.find_spec("onnx") and name in ("svhn", "gxnor", "dorefa"):
+            bitnet.export(folder(f"{name}-onnx") / "net.onnx", net, form="qonnx")
     state = nets["svhn"].state_dict()
     np.savez(folder("published") / "net.npz", **{name: state[own] for name, own in published_names(nets["svhn"]).items()})
     for name in ("run.h5", "frozen.npz"):
@@ -371,10 +373,41 @@ FALSE = {".h5": false_h5, ".npz": false_npz, ".mat": false_mat, ".gz": false_idx
          ".json": false_json}  # fmt: skip
 
 
+def false_onnx(path, rng):
+    """A file of ONNX with other numbers, shapes or kinds in it."""
+    import onnx
+
+    model = onnx.load(path)
+    nodes, arrays, number = model.graph.node, model.graph.initializer, int(one_of(rng, *NUMBERS)) & (2**62 - 1)
+    node, array = nodes[rng.integers(len(nodes))], arrays[rng.integers(len(arrays))]
+    kind = rng.integers(7)
+    if kind == 0:
+        whole = [one for one in node.attribute if one.ints]
+        one = whole[rng.integers(len(whole))].ints
+        one[rng.integers(len(one))] = number
+    elif kind == 1:
+        array.dims[rng.integers(len(array.dims))] = number
+    elif kind == 2:
+        node.op_type = one_of(rng, "Add", "Mul", "Reshape", "Flatten", "Quant", "Relu", "Loop", "\x1b[2J")
+    elif kind == 3:
+        node.input[rng.integers(len(node.input))] = one_of(rng, "", arrays[0].name, nodes[0].output[0], nodes[-1].output[0])
+    elif kind == 4:
+        sizes = model.graph.input[0].type.tensor_type.shape.dim
+        sizes[rng.integers(len(sizes))].dim_value = number
+    elif kind == 5:
+        array.data_type = int(rng.integers(25))
+    else:
+        array.raw_data = rng.bytes(len(array.raw_data))
+    path.write_bytes(model.SerializeToString())
+
+
+FALSE[".onnx"] = false_onnx
+
+
 def prepared(seed, case, sound, target):
     """The files of a case, one of them damaged, below ``target``: (sample, was the damage random?). Below 0 none is damaged."""
     rng, samples = np.random.default_rng((seed, max(0, case))), sorted(path.name for path in sound.iterdir())
-    networks = [name for name in samples if re.fullmatch("[a-z_]+-(h5|npz)", name)]
+    networks = [name for name in samples if re.fullmatch("[a-z_]+-(h5|npz|onnx)", name)]
     others = sorted(set(samples) - set(networks))
     sample = one_of(rng, *(networks if rng.random() < 0.5 else others)) if case >= 0 else samples[case]
     shutil.rmtree(target, ignore_errors=True)

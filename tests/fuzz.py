@@ -118,7 +118,7 @@ def entries(sample, folder, sound, by_chance):
     path = folder / ("checkpoint.h5" if sample == "run" else f"net.{kind}")
     if by_chance and kind in ("h5", "npz", "run"):
         yield "bitnet.load", lambda: same(state(path), state(sound / sample / path.name))
-    if kind in ("h5", "npz"):
+    if kind in ("h5", "npz", "onnx"):
         yield "bitnet.load and use", lambda: used(path)
         yield "predict.py", lambda: scripted("predict", path, sound / "pictures" / "a.png")
     elif sample == "run":

@@ -1,6 +1,7 @@
 """Training on MNIST from outside, by several methods."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -39,6 +40,20 @@ def test_what_it_prints_and_writes(run):
     assert [record["epoch"] for record in history] == [1, 2] and set(history[0]["inside"]["weights"]) >= {"block0", "fc"}
     for picture in run.out.glob("*.png"):
         assert Image.open(picture).size > (500, 300)
+
+
+def test_events_of_tensorboard_beside_metrics(run):
+    pytest.importorskip("tensorboardX")
+    assert run("--method", "bnn", "--epochs", "1", "--tensorboard")[0] == 0
+    code, _, err = run("--resume", "--epochs", "2", "--tensorboard")
+    events = b"".join(path.read_bytes() for path in (run.out / "tensorboard").iterdir())
+    assert (code, err) == (0, "") and events.count(b"accuracy/test") == 2 and events.count(b"loss/train") == 2
+
+
+def test_without_tensorboardx(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    code, _, err = run("--method", "bnn", "--epochs", "1", "--tensorboard")
+    assert code == 2 and err.count("\n") == 1 and "bitnet-dorefa[tensorboard]" in err and not run.out.exists()
 
 
 def test_a_resumed_run_is_the_same(run, tmp_path):
