@@ -63,6 +63,8 @@ CASES |= {"bitwise": lambda: methods.Bitwise().apply(models.build("mlp", width=4
           "twn in few bits": lambda: lenet(methods.TWN(2, 2, 4)), "ttq in few bits": lambda: lenet(methods.TTQ(2, 1, 32)),
           "bnn mlp": lambda: methods.BNN().apply(models.build("mlp", width=70), seed=0),
           "resnet18": lambda: methods.DoReFa(1, 4, 32).apply(models.build("resnet18", classes=5, size=32)),
+          "bfcn": lambda: methods.DoReFa(1, 2, 4).apply(models.build("bfcn", shape=(16, 24, 3), classes=4, widths=(8, 16),
+                                                                     features=8)),
           "padded pools": lambda: padded_pools(methods.DoReFa(1, 2, 6)),
           "padded pools bnn": lambda: padded_pools(methods.BNN()),
           "own dorefa": lambda: own_tree(methods.DoReFa(1, 2, 4)), "own ternary": lambda: own_tree(methods.GXNOR()),

@@ -368,6 +368,16 @@ def _(stage, value, graph):
     return value._replace(name=edge, wire=stage.after)
 
 
+@exports(stages.Upsample)
+def _(stage, value, graph):
+    smooth, factor = stage.options["smooth"], np.float32(stage.options["factor"])
+    how = ({"mode": "linear", "coordinate_transformation_mode": "half_pixel"} if smooth else
+           {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"})
+    value = real(graph, value) if smooth else value
+    scales = graph.constant(np.array([1, 1, factor, factor], np.float32), "scales")
+    return value._replace(name=graph.node("Resize", value.name, "", scales, **how), wire=stage.after)
+
+
 @exports(stages.Affine)
 def _(stage, value, graph):
     edge = graph.node("Mul", real(graph, value).name, graph.channels(stage["scale"], stage.after))

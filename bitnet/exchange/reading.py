@@ -391,6 +391,16 @@ class Reading:
                   else none for place, none in ((1, -FARTHEST), (2, FARTHEST))]
         return layers.Activation() if bounds == [0, FARTHEST] else layers.Clip(*bounds)
 
+    def _resize(self, node, made):
+        given, scales = attributes(node), np.ravel(self._constant(node, 2, "scales").array)
+        factor = int(scales[-1]) if scales.shape == (4,) else 0
+        how = tuple(given.get(name, other).decode() for name, other in (
+            ("mode", b"nearest"), ("coordinate_transformation_mode", b"half_pixel"), ("nearest_mode", b"round_prefer_floor")))
+        smooth = how[:2] == ("linear", "half_pixel")
+        if list(scales) != [1, 1, factor, factor] or not (smooth or how == ("nearest", "asymmetric", "floor")):
+            raise ValueError(f"{node.name} (Resize): expected pixels repeated, or bilinear between their centres, found others")
+        return layers.Upsample(factor, smooth)
+
     def _gather(self, node, made):
         order = np.ravel(self._constant(node, 1, "order").array)
         if attributes(node).get("axis", 0) != 1 or len(self.now) != 3 or len(order) > CHANNELS:
@@ -464,4 +474,4 @@ class Reading:
 
 KINDS = {"Conv", "MatMul", "Gemm", "BatchNormalization", "Add", "Sub", "Mul", "Div", "Quant", "IntQuant", "BipolarQuant",
          "Relu", "Clip", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "Transpose", "Flatten",
-         "Reshape", "Gather"}
+         "Reshape", "Gather", "Resize"}
