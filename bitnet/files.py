@@ -43,8 +43,9 @@ def load(path):
     """
     if str(path) in pretrained.names() and not Path(path).exists():
         return pretrained.load(str(path))
-    if Path(path).suffix == ".onnx":
+    path = regular(path, "a network")
+    if path.suffix == ".onnx":
         return load_onnx(path)
-    if zipfile.is_zipfile(regular(path, "a network")):
+    if zipfile.is_zipfile(path):
         return load_frozen(path)
     return checkpoint.load(path)

@@ -15,6 +15,7 @@ import numpy as np
 from bitnet import execution, random
 from bitnet.checks import check_name, number, wholes
 from bitnet.description import Described
+from bitnet.kernels.pointwise.finite import all_finite
 from bitnet.settings import Setting
 from bitnet.tensor import Tensor, as_tensor, no_grad
 from bitnet.text import columns, packed_size, size_text
@@ -111,6 +112,14 @@ def _among(name, value, kind):
     return {dotted: one for key, part in value.items() for dotted, one in _among(f"{name}.{key}", part, kind).items()}
 
 
+def entering(x):
+    """What somebody gives to a network, as a Tensor; ValueError where it is not finite: quantizers make codes of anything."""
+    x = as_tensor(x)
+    if x.codes is None and x.data.dtype.kind == "f" and not all_finite(x.data):
+        raise ValueError(f"a network takes finite numbers, got {x.data.min():g} to {x.data.max():g}")
+    return x
+
+
 class Module(Described):
     """A part of a network.
 
@@ -150,7 +159,7 @@ class Module(Described):
             if self._version != _structure[0]:  # no part of it any more
                 self.name_layers()
         with execution.layer(self.name or execution.current_layer()):
-            return self.forward(as_tensor(x))
+            return self.forward(x if isinstance(x, Tensor) else entering(x))
 
     # The tree
 

@@ -6,7 +6,7 @@ none are at hand.
     Loader(train, 128, augment=Augmentation()).epoch(0) ->  Batch, Batch, ...
     prepare_for(path, train.kind, train.shape)          a picture, made like those of a training set
 
-Knows nothing of kernels, tensors or layers.
+Knows nothing of tensors or layers, and of kernels only how one is compiled and kept.
 """
 
 from .arrays import load_arrays

@@ -37,6 +37,7 @@ from .dataset import DataError, printable
 VERSION = 2  # of the file layout and of resize(); raise it when prepared pixels would change
 _CHECKED = 1 << 33  # bytes of images whose checksums are compared at a start
 _END = struct.Struct("<QQ")  # the last 16 bytes
+_NOTES = 100  # at most
 _ABANDONED = 86400  # seconds after which another process's temporary file is taken as left over
 
 
@@ -59,7 +60,7 @@ def cache_folder(cache_dir=None):
     return Path(cache_dir or os.environ.get("BITNET_CACHE") or pooch.os_cache("bitnet")).expanduser()
 
 
-def cached(stem, recipe, build, shape, cache_dir=None, large=False):
+def cached(stem, recipe, build, shape, cache_dir=None, large=False, classes=None):
     """Images by their recipe: from the cache, or built into it.
 
     Parameters
@@ -70,6 +71,7 @@ def cached(stem, recipe, build, shape, cache_dir=None, large=False):
     shape : (int, int, int)      # (H, W, C) of an image
     cache_dir : str, Path or None
     large : bool                 # True where the images must not be held in memory
+    classes : int or None        # labels are below it, where it is told
     Returns
     -------
     images : uint8 np.memmap (read-only), or ndarray where the cache cannot be written, (N, H, W, C)
@@ -83,14 +85,14 @@ def cached(stem, recipe, build, shape, cache_dir=None, large=False):
     name, path, odd = f"{stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.images", None, None
     try:
         path = cache_folder(cache_dir) / name
-        found, odd = _read(path, recipe, shape)
+        found, odd = _read(path, recipe, shape, classes)
         if found:
             return found
         source = build()
         _write(path, recipe, source)
-        found, failure = _read(path, recipe, shape)
+        found, failure = _read(path, recipe, shape, classes)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        failure, found = error, path and _read(path, recipe, shape)[0]  # another process may have been faster
+        failure, found = error, path and _read(path, recipe, shape, classes)[0]  # another process may have been faster
     if found:
         again = f"{path}: expected prepared images as they were written, found {odd}; prepared again"
         return *found[:2], found[2] + [again] * bool(odd)
@@ -108,7 +110,7 @@ def cached(stem, recipe, build, shape, cache_dir=None, large=False):
     return images, source.labels, [*source.notes, note]
 
 
-def _read(path, recipe, shape):
+def _read(path, recipe, shape, classes):
     """(content of a cache file, None), or (None, what is odd about it); (None, None) where there is none."""
     if not os.path.lexists(path):
         return None, None
@@ -133,9 +135,12 @@ def _read(path, recipe, shape):
             chunks = random.sample(chunks, int(len(chunks) * _CHECKED / images.nbytes) + 1)
         if any(zlib.crc32(images[start:end]) != checksum for start, end, checksum in chunks):
             return None, "other pixels"
-        if not isinstance(about["notes"], list) or not all(isinstance(note, str) and note for note in about["notes"]):
+        notes, labels = about["notes"], np.frombuffer(labels, about["labels"])
+        if not isinstance(notes, list) or len(notes) > _NOTES or not all(isinstance(note, str) and note for note in notes):
             return None, "other notes"
-        return (images, np.frombuffer(labels, about["labels"]), list(map(printable, about["notes"]))), None
+        if labels.dtype.kind not in "iu" or (classes and not 0 <= labels.min() <= labels.max() < classes):
+            return None, "other labels"
+        return (images, labels, list(map(printable, notes))), None
     except Exception as error:  # of whatever a damaged file claims
         return None, f"a damaged file ({type(error).__name__})"
 

@@ -81,7 +81,7 @@ def _read(place, split, cache_dir):
               for path in ([place] if place.name == ARCHIVE else [place / name for name in names])]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
     images, labels, messages = cached(f"cifar10-{split}", {"sources": ["cifar10", digest, split]},
-                                      lambda: _source(place, names), (_SIDE, _SIDE, 3), cache_dir)
+                                      lambda: _source(place, names), (_SIDE, _SIDE, 3), cache_dir, classes=len(CLASSES))
     return Dataset(images, labels, CLASSES, f"CIFAR-10 {split}"), messages
 
 

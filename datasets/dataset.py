@@ -8,9 +8,17 @@ import numpy as np
 TEN_DIGITS = tuple("0123456789")
 
 
-def printable(text):
-    """Text with everything escaped that a terminal would not print: names and texts from files may hold anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+def printable(text, length=2000):
+    """Text with everything escaped that a terminal would not print, its middle left out where it is longer than ``length``.
+
+    Names and texts from files may hold anything.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _shortened(str(text), length))
+    return _shortened(text, length)
+
+
+def _shortened(text, length):
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-(length // 2) + 5 :]}"
 
 
 class DataError(ValueError):

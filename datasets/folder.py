@@ -103,6 +103,7 @@ def _read(folder, split, classes, pictures, others, shape, exact, cache_dir):
         shape,
         cache_dir,
         large=len(pictures) * np.prod(shape) > _LARGE,
+        classes=len(classes),
     )
     name = f"{printable(folder.resolve().name)} {split}"
     return Dataset(images, labels, tuple(map(printable, classes)), name), messages

@@ -13,11 +13,11 @@ A picture depends on (seed, split, index) only, so a longer set begins with the 
 Matplotlib and Pillow: nothing is fetched, and another version of them may draw slightly differently.
 """
 
+import logging
 import warnings
 from functools import cache, lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.fft import dctn, idctn
@@ -30,6 +30,7 @@ from .images import CROP, resize
 from .ink import fit_ink
 
 VERSION = 2  # raise it when any picture would change
+logging.getLogger("matplotlib").addHandler(logging.NullHandler())  # fonts are all that is wanted of it
 TRAIN_COUNT, TEST_COUNT = 8000, 1000
 _SPLITS = ("train", "test")
 _STREAM = 0xD161  # keeps these random streams apart from the loader's
@@ -94,6 +95,7 @@ def read_generated(split, count, size, seed, cache_dir=None, plain=False):
         lambda: _source(split, count, size, seed, plain),
         (size, size, 1 if plain else 3),
         cache_dir,
+        classes=10,
     )
     return Digits(images, labels, f"generated digits, {split}", generated=True), messages
 
@@ -165,6 +167,8 @@ def draw_plain(seed, split, index, size=28):
 @cache
 def _font(name):
     """A font in the size at which its digits are _HEIGHT pixels high."""
+    import matplotlib  # takes a second, and a folder of the user's
+
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
     load = ImageFont.load_default if name is None else lambda size: ImageFont.truetype(path, size)
     _, top, _, bottom = load(200).getbbox("8")

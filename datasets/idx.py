@@ -84,7 +84,7 @@ def _load(folder, prefixes, classes, name, cache_dir, first=0, upright=False):
         digests = [hashlib.md5(raw, usedforsecurity=False).hexdigest() for raw in content]
         build = lambda paths=paths, content=content: _source(paths, content, len(classes), first, upright)  # noqa: E731
         images, labels, messages = cached(f"idx-{split}", {"sources": ["idx set", first, upright, len(classes), *digests]},
-                                          build, (SIZE, SIZE, 1), cache_dir)
+                                          build, (SIZE, SIZE, 1), cache_dir, classes=len(classes))
         sets[split] = Dataset(images, labels, classes, f"{name} {split}"), messages
     train, test = sets["train"], sets["test"]
     told = f"data: {train[0].name}, {len(train[0]):,} images; {test[0].name}, {len(test[0]):,}; from {folder}"

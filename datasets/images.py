@@ -7,13 +7,14 @@ sees it as sharp, or as blurred, as what it was trained on:
     photograph --square, bicubic--> 32 x 32 --bilinear--> size x size
 """
 
+import ctypes
 import io
 import logging
 import math
 import os
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -34,8 +35,14 @@ _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE
 # of grey with more than 8 bits: the largest value of a range, and what takes the range to 0..255
 _RANGES = {"I;16": [(65535, 1 / 256)], "I": [(255, 1), (65535, 1 / 256), (2**31, 1 / 2**23)],
            "F": [(1, 255), (255, 1), (65535, 1 / 257)]}  # fmt: skip
-_LOCK = threading.Lock()  # what _quiet sets holds for the whole process
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a picture is said in a DataError
+_LOCK = threading.RLock()  # what _quiet sets holds for the whole process
+if hasattr(os, "register_at_fork"):  # a child has no thread that would give the lock back, nor what was before
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+# what is wrong with a picture is said in a DataError
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):  # libtiff would write lines of its own to standard error
+    with suppress(AttributeError, OSError, TypeError):  # where Pillow shows it
+        getattr(ctypes.CDLL(Image.core.__file__), _handler)(None)
 
 
 def resize(images, size):
@@ -132,6 +139,8 @@ def open_rgb(path, upright=True, pixels=None):
             most = _PIXELS if pixels and image.format in _BY_ROWS else _LARGE
             if image.width * image.height > most:
                 raise DataError(f"{path}: expected at most {most:,} pixels, found {image.width:,} x {image.height:,}")
+            if image.format == "EPS":  # Pillow would have Ghostscript run it
+                raise DataError(f"{path}: expected a picture of pixels, found PostScript, which is a program")
             if (factor := _factor(image, pixels)) > 1:  # of a JPEG, fewer pixels are decoded
                 image.draft(None, (image.width // factor, image.height // factor))
             image.load()

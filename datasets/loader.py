@@ -9,14 +9,16 @@ epoch, so any later step can be entered directly and gives the same bits.
                flip       true or false, a position    mirrored
 """
 
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
-from numba import njit
+
+from bitnet.kernels.machine.compile import kernel
 
 from .dataset import DataError
 
@@ -40,11 +42,7 @@ class Augmentation:
     def images(self, images, indices, draws):
         """Some of the images, changed: float32 (B, H, W, C), pixel / 256."""
         out = np.empty((len(indices), *images.shape[1:]), np.float32)
-        arguments = images, indices, *draws, out
-        try:
-            _augment(*arguments)
-        except OSError:  # no room to keep what was compiled; it is in memory all the same
-            _augment(*arguments)
+        _augment(images, indices, *draws, out)
         return out
 
     def targets(self, targets, draws):
@@ -92,18 +90,7 @@ class Batch:
         return self.targets
 
 
-def _compiled(function):
-    """Compiled by Numba, and kept on disk where Numba finds a folder for it.
-
-    nogil: training's own kernels run meanwhile. Not parallel: two Python threads in parallel kernels may abort a process.
-    """
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except (RuntimeError, OSError):  # no folder can be written
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@kernel  # nogil: training's own kernels run meanwhile
 def _augment(images, indices, shift, gain, out):
     """out[b] = images[indices[b]] with the formula of Augmentation, / 256. shift, gain: float32 (B,)."""
     low, high, unit = np.float32(0), np.float32(255), np.float32(1 / 256)
@@ -201,15 +188,18 @@ class Loader:
         if not self.prefetch:
             yield from (job() for job in jobs)
             return
-        pool, pending = ThreadPoolExecutor(self.workers, "bitnet-loader"), deque()
+        pool, pending, process = ThreadPoolExecutor(self.workers, "bitnet-loader"), deque(), os.getpid()
         try:
-            pending.extend(pool.submit(job) for job in islice(jobs, max(self.prefetch, self.workers)))
-            while pending:
-                batch = pending.popleft().result()
-                pending.extend(pool.submit(job) for job in islice(jobs, 1))
+            pending.extend((job, pool.submit(job)) for job in islice(jobs, max(self.prefetch, self.workers)))
+            while pending and os.getpid() == process:
+                batch = pending.popleft()[1].result()
+                pending.extend((job, pool.submit(job)) for job in islice(jobs, 1))
                 yield batch
+            for job in chain((job for job, _ in pending), jobs):  # a forked process has the generator, but not its threads
+                yield job()
         finally:
-            pool.shutdown(cancel_futures=True)
+            if os.getpid() == process:
+                pool.shutdown(cancel_futures=True)
 
     def _batch(self, order, draws, step):
         span = slice(step * self.batch_size, (step + 1) * self.batch_size)

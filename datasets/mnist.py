@@ -114,7 +114,7 @@ def read_mnist(folder, split, cache_dir=None):
     digests = [hashlib.md5(raw, usedforsecurity=False).hexdigest() for raw in content]
     images, labels, messages = cached(
         f"mnist-{split}", {"sources": ["idx", *digests]}, lambda: _source(split, paths, content, digests),
-        (SIZE, SIZE, 1), cache_dir,
+        (SIZE, SIZE, 1), cache_dir, classes=10,
     )  # fmt: skip
     modified = f" (modified, {len(images):,})" if messages else ""
     return Digits(images, labels, f"MNIST {split}{modified}"), messages

@@ -82,6 +82,7 @@ def read_splits(folder, splits, size=40, cache_dir=None):
         (size, size, 3),
         cache_dir,
         large="extra" in splits,
+        classes=10,
     )
     total = sum(OFFICIAL[split][1] for split in splits)
     if all(reader.official for reader in readers):

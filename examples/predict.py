@@ -33,7 +33,7 @@ def parse(argv):
 
 
 def predict(given):
-    network = bitnet.load(given.model.expanduser())
+    network = bitnet.load(given.model)
     return print_predictions(network, given.model, given.images, "predict.py")
 
 

@@ -23,6 +23,7 @@ import os
 import platform
 import tempfile
 import time
+import zlib
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -171,14 +172,18 @@ class CostTable:
     def add(self, kind, times):
         """Take in a measurement, and what other processes have written meanwhile."""
         self.costs = _read(self.path) | self.costs | {kind: times}
-        self.kept = _write(self.path, {"machine": machine(), "milliseconds": self.costs})
+        self.kept = _write(self.path, {"machine": machine(), "milliseconds": self.costs, "checksum": _checksum(self.costs)})
 
 
 def table():
     """The table of this machine, below BITNET_CACHE where that is set, else in the user's cache folder."""
     folder = os.environ.get("BITNET_CACHE")
     if folder not in _tables:
-        root = os.path.expanduser(folder or user_cache_dir("bitnet"))
+        try:
+            root = os.path.expanduser(folder or user_cache_dir("bitnet"))
+        except RuntimeError:  # a user without a home; older versions of platformdirs return a path from "~" on
+            root = "~"
+        root = os.devnull if root.startswith("~") else root  # where nothing can be written
         key = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
         _tables[folder] = CostTable(os.path.join(root, f"kernel-times-{key}.json"))
     return _tables[folder]
@@ -211,10 +216,14 @@ def _read(path):
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        costs = content["milliseconds"].items() if content["machine"] == machine() else ()
-        return {kind: times for kind, times in costs if _is_sound(times)}
+        costs, ours = content["milliseconds"], content["machine"] == machine()
+        return costs if ours and content["checksum"] == _checksum(costs) and all(map(_is_sound, costs.values())) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _checksum(costs):
+    return zlib.crc32(json.dumps(costs, sort_keys=True).encode())
 
 
 def _is_sound(times):

@@ -33,7 +33,8 @@ def pooling(shape, size, stride=None, padding=0):
     stride, given = size if stride is None else stride, padding
     if len(shape) == 3 and stride >= 1:
         padding = paddings(padding, shape[:2], (size, size), (stride, stride))
-        fits = all(0 <= 2 * side <= size for pair in padding for side in pair)
+        # more around an image than there is of it would take any memory that a file asks for
+        fits = all(0 <= 2 * side <= min(size, 2 * max(8, *shape[:2])) for pair in padding for side in pair)
         if fits and min(length + sum(pair) for length, pair in zip(shape, padding, strict=False)) >= size:
             return stride, padding
     raise ValueError(f"a pooling window of {size} with stride {stride} and padding {given} does not fit shape {tuple(shape)}")
@@ -47,8 +48,8 @@ def max_pool(x, size, stride=None, padding=0):
     x : Tensor (N, H, W, C)
     size : pixels of a window's side, at most 16
     stride : pixels between windows; None: ``size``
-    padding : pixels around the image that count as minus infinity, at most half of ``size``; as that of ``conv2d``: one number,
-        ((top, bottom), (left, right)), or "same" for ceil(H / stride) windows, an odd pixel at the end
+    padding : pixels around the image that count as minus infinity, at most half of ``size``, and 8 or the image; as that of
+        ``conv2d``: one number, ((top, bottom), (left, right)), or "same" for ceil(H / stride) windows, an odd pixel at the end
 
     Raises
     ------

@@ -5,7 +5,7 @@ A row is what ``training.compare`` makes of a method: {"name", "method", "bits",
 
 from matplotlib.transforms import Bbox
 
-from bitnet.report.pictures import FAINT, INK, new_figure, write_figure
+from bitnet.report.pictures import FAINT, INK, new_figure, own_style, write_figure
 from bitnet.text import columns, size_text
 
 
@@ -38,6 +38,7 @@ def _with_deviation(row):
     return f"{row['error']:.2f} %" if deviation is None else f"{row['error']:.2f} +- {deviation:.2f} %"
 
 
+@own_style
 def draw_compared(path, rows, title):
     """Write a picture of rows: error against bits, and against size; bars are standard errors, where there are some."""
     figure, panels = new_figure(title, 13, 5.5, columns=2)

@@ -20,7 +20,7 @@ from bitnet.module import preserved
 from bitnet.quantizers import Quantizer
 from bitnet.quantizers.base import observe
 from bitnet.report.callback import Callback
-from bitnet.report.pictures import FAINT, new_figure, write_figure
+from bitnet.report.pictures import FAINT, new_figure, own_style, write_figure
 from bitnet.tensor import no_grad
 
 
@@ -171,6 +171,7 @@ def _rounded(value):
     return float(f"{value:.4g}")
 
 
+@own_style
 def draw_inside(path, history, title):
     """A panel for each of sign flips, saturation, codes of the last epoch and cosine of gradients that there is anything to
     show, from records with an "inside".

@@ -3,15 +3,33 @@
 matplotlib is imported when the first picture is drawn: it takes longer to load than a small network to train a few steps.
 """
 
+import functools
 import io
+import logging
 
 import numpy as np
 
 from bitnet.storage.atomic import write_atomically
 
+logging.getLogger("matplotlib").addHandler(logging.NullHandler())  # it may want a folder that a user does not have
 TRAIN, TEST, INK, FAINT = "#8a93a6", "#1f5fbf", "#22262e", "#d9dce3"
 
 
+def own_style(draw):
+    """Decorate what draws: whatever a user's matplotlibrc says, a LaTeX that is not there for instance, holds elsewhere."""
+    @functools.wraps(draw)
+    def drawing(*args, **options):
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams["text.parse_math"] = False  # names may hold dollars
+            return draw(*args, **options)
+
+    return drawing
+
+
+@own_style
 def draw_curves(path, history, title):
     """Loss and accuracy over the epochs, in training and on the test set."""
     figure, (loss, accuracy) = new_figure(title, 10, 4, columns=2)
@@ -30,6 +48,7 @@ def draw_curves(path, history, title):
     write_figure(figure, path)
 
 
+@own_style
 def draw_confusion(path, confusion, title, classes=None):
     """Labels against predictions; colour is the share of the label's row, numbers are counts, or shares of very many."""
     figure, (axes,) = new_figure(title, 6.4, 6.2)
@@ -58,6 +77,7 @@ def _percent(share):
     return f"{share:.0%}" if share == 1 or share < 0.995 else f"{share:.1%}" if share < 0.9995 else "99.9%"
 
 
+@own_style
 def draw_mistakes(path, dataset, evaluation, title, rows=3, columns=8):
     """The wrong predictions that the network was most sure of."""
     confidence = evaluation.probabilities.max(axis=1)
@@ -86,6 +106,7 @@ def palette(classes):
     return (255 * np.array([*(colours[i % len(colours)] for i in range(classes)), (0, 0, 0)])).round().astype(np.uint8)
 
 
+@own_style
 def draw_segmentation(path, dataset, places, predictions, title):
     """Pictures of a dataset beside their labels and what was predicted: a row for each.
 
@@ -131,9 +152,6 @@ def new_figure(title, width, height, columns=1, rows=1):
 
 def write_figure(figure, path):
     """Write a figure as PNG, whole or not at all."""
-    import matplotlib
-
     image = io.BytesIO()
-    with matplotlib.rc_context({"text.usetex": False}):  # a user's own settings may ask for a LaTeX that is not there
-        figure.savefig(image, format="png", dpi=110)
+    figure.savefig(image, format="png", dpi=110)
     write_atomically(path, image.getbuffer())

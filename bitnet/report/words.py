@@ -8,7 +8,7 @@ import numpy as np
 
 from bitnet.layers import Weighted
 from bitnet.quantizers.words import COUNT, words_of
-from bitnet.report.pictures import FAINT, new_figure, write_figure
+from bitnet.report.pictures import FAINT, new_figure, own_style, write_figure
 from bitnet.tensor import no_grad
 
 
@@ -24,6 +24,7 @@ def word_counts(network):
     return counts
 
 
+@own_style
 def draw_words(path, network, title):
     """Shares of the words by rank, a line for each layer, both axes logarithmic.
 

@@ -14,10 +14,7 @@ import numpy as np
 
 FROZEN = "a frozen network"
 LARGEST_TEXT = 1 << 22  # characters of a JSON text
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be loaded or continued. One clear sentence with what was expected and what was found."""
+HEADER = 1 << 16  # bytes of the head of an array in an .npz
 
 
 def plain(text, length=200):
@@ -25,6 +22,13 @@ def plain(text, length=200):
     text = str(text)
     text = "".join(c if c.isprintable() else " " for c in text[:4 * length])
     return text if len(text) <= length else f"{text[:length]} ..."
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded or continued. One clear sentence with what was expected and what was found."""
+
+    def __init__(self, message):
+        super().__init__(plain(message, 2000))
 
 
 def parsed(text):
@@ -39,9 +43,10 @@ def _whole(digits):
 
 
 def regular(path, what):
-    """The path of a regular file that can be read; CheckpointError where it is none: a pipe would wait for ever."""
+    """The path of a regular file that can be read, ~ replaced; CheckpointError where it is none: a pipe would wait for ever."""
     path = Path(path)
     try:
+        path = path.expanduser()
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "something that is no regular file"
@@ -53,11 +58,27 @@ def regular(path, what):
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{plain(path)}: expected {what}, found a path that there cannot be") from None
+        raise CheckpointError(f"{path}: expected {what}, found a path that there cannot be") from None
+    except RuntimeError:
+        raise CheckpointError(f"{path}: expected {what}, found a path whose home folder is unknown") from None
     return path
 
 
+class _Bounded:
+    """The first bytes of a stream: a header may claim to have any length."""
+
+    def __init__(self, stream, most=HEADER):
+        self.stream, self.left = stream, most
+
+    def read(self, size):
+        if size > self.left:
+            raise ValueError(f"a header of {size:,} bytes")
+        self.left -= size
+        return self.stream.read(size)
+
+
 def _header(stream):
+    stream = _Bounded(stream)
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran, dtype = read(stream)
@@ -86,6 +107,8 @@ def headers_of(path, what):
             headers = {}
             for info in file.infolist():
                 name = info.filename.removesuffix(".npy")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others have no largest ratio
+                    raise ValueError("packed in another way than by deflate")
                 if name in headers or len(headers) > 10_000:
                     raise CheckpointError(f"{path}: expected arrays of different names, found {plain(name)} twice")
                 with file.open(info) as stream:
@@ -148,8 +171,9 @@ def inflated(path, expected, what):
     ------
     CheckpointError : the file is damaged, or too small to hold them.
     """
+    path = regular(path, what)
     # deflate makes a byte of at most 1,032: what claims more is not in there
-    claimed, taken = sum(np.dtype(d).itemsize * math.prod(s) for d, s in expected.values()), Path(path).stat().st_size
+    claimed, taken = sum(np.dtype(d).itemsize * math.prod(s) for d, s in expected.values()), path.stat().st_size
     if claimed > 1032 * taken:
         raise CheckpointError(f"{path}: expected arrays of {claimed:,} bytes, found a file of {taken:,} that cannot hold them")
     try:

@@ -6,6 +6,7 @@
 
 import json
 import time
+import zlib
 
 import numpy as np
 
@@ -143,9 +144,12 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     folder = out / entry.name
     path = folder / "checkpoint.h5"
     checkpoint = load_checkpoint(path) if path.is_file() else None
+    if checkpoint and (found := validated_run(path, checkpoint.more)["notes"].get("minutes", minutes)) != minutes:
+        raise UsageError(f"{path}: expected a training of {minutes:g} minutes, found one of {plain(found)}; --out names "
+                         "another folder")
     epochs = validated_run(path, checkpoint.more)["epochs"] if checkpoint else epochs_that_fit(entry, digits, test, minutes)
     network, options = entry.options()
-    config = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}
+    config, notes = {"method": entry.method, "bits": list(entry.bits), "model": entry.model}, notes | {"minutes": minutes}
     trainer = Trainer(
         network, digits, test, epochs=epochs, batch_size=entry.batch_size, seed=entry.seed, **options, checkpoint=path,
         save_every=500, config=config, notes=notes, callbacks=[report.Progress(), report.Files(folder, entry.name)],
@@ -203,16 +207,21 @@ def is_row(row):
 
 
 def saved_rows(path, budget):
-    """The rows of an earlier results.json, which must be of the same data and minutes."""
+    """The rows of an earlier results.json, which must be of the same data and minutes.
+
+    Where they are not as they were written a line says so: they are made again, of finished trainings' checkpoints.
+    """
     if not path.is_file():
         return []
     try:
         saved = json.loads(path.read_text())
         found, rows = {name: saved[name] for name in budget}, saved["rows"]
-        if not isinstance(rows, list) or not all(map(is_row, rows)):
+        right = _checksum(found, rows)
+        if saved.get("checksum", right) != right or not isinstance(rows, list) or not all(map(is_row, rows)):
             raise ValueError("other rows")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{path}: expected results of this script, found something else") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        print(f"{path}: expected results as they were written, found others; made again of the checkpoints")
+        return []
     if found != budget:
         raise UsageError("{}: expected results of {minutes:g} minutes each on {data}, found ".format(path, **budget)
                          + f"{plain(found['minutes'])} minutes each on {plain(found['data'])}; --out names another folder")
@@ -221,4 +230,9 @@ def saved_rows(path, budget):
 
 def write_rows(path, budget, done):
     """Write results.json: the data, the minutes and a row for each finished method."""
-    write_atomically(path, json.dumps(budget | {"rows": list(done.values())}, indent=1).encode())
+    rows = list(done.values())
+    write_atomically(path, json.dumps(budget | {"rows": rows, "checksum": _checksum(budget, rows)}, indent=1).encode())
+
+
+def _checksum(budget, rows):
+    return zlib.crc32(json.dumps([budget, rows], sort_keys=True).encode())

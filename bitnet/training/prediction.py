@@ -67,7 +67,7 @@ def print_predictions(network, model, images, program):
     for path in images:
         try:
             name, probability = classify(network, path)
-            print(f"{path}  {name}  {probability:.4f}", flush=True)
+            print(f"{plain(path, 2000)}  {name}  {probability:.4f}", flush=True)
         except DataError as error:
             print(f"{program}: {error}", file=sys.stderr)
             code = 2

@@ -21,6 +21,7 @@ from pathlib import Path
 from bitnet import deploy, execution, report
 from bitnet.bits import parse_bits
 from bitnet.datasets import DataError
+from bitnet.datasets.files import left_by_systems
 from bitnet.kernels.machine import compile, threads
 from bitnet.report import profile
 from bitnet.report.inside import Inside
@@ -60,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         return parsed == value
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; --help shows all options\n")
+        self.exit(2, f"{self.prog}: {plain(message, 2000)}; --help shows all options\n")
 
 
 def bits(text):
@@ -151,7 +152,8 @@ def open_run(given, defaults, name, epochs):
     if not given.resume:
         # a kill during the very first save leaves no run behind, only this
         leftover = {"checkpoint.h5.tmp", LOCK}
-        if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - leftover):
+        if out.exists() and (not out.is_dir() or any(
+                path.name not in leftover and not left_by_systems(path.name) for path in out.iterdir())):
             raise UsageError(f"{out}: expected a new or empty folder, found {'files' if out.is_dir() else 'a file'}; "
                              "--resume continues a run, another --out starts one beside it")
         return Run(out, settings, given.epochs or epochs, None)
@@ -281,6 +283,8 @@ def conclude(trainer, out, title):
     done = trainer.evaluation is None
     if done and all(map(there, (*pictures, *["frozen.npz"] * (network is not None)))):
         return
+    if network is not None:
+        network.save(out / "frozen.npz")
     result = trainer.evaluation or evaluate(trainer.model, trainer.test, task=trainer.task)
     print(f"test accuracy {result.accuracy:.2%}{report.measures_text(result.measures)} on {trainer.test.name}, "
           f"{len(trainer.test):,} images")
@@ -291,7 +295,6 @@ def conclude(trainer, out, title):
     if network is None:
         print(f"no frozen.npz: {reason}")
     else:
-        network.save(out / "frozen.npz")
         print(deploy.size_report(network, out / "frozen.npz"))
     sys.stdout.flush()
 
@@ -312,6 +315,7 @@ def guarded(train, given, name):
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts leave it while they are imported
     try:
+        compile.check_compiler()
         with execution.use_kernels(given.kernels):
             code = train(given)
             sys.stdout.flush()
@@ -320,7 +324,7 @@ def guarded(train, given, name):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (UsageError, CheckpointError, DataError) as error:
+    except (UsageError, CheckpointError, DataError, compile.NoCompilerError) as error:
         message, code = error, 2
     except OSError as error:
         message, code = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
@@ -334,5 +338,5 @@ def guarded(train, given, name):
         message, code = error, 2
     except KeyboardInterrupt:
         message, code = "interrupted outside training; what was saved before is kept", 130
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {plain(message, 3000)}", file=sys.stderr)
     return code

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 
 import numba
@@ -28,11 +28,18 @@ from numba.core.caching import CompileResultCacheImpl
 from numba.core.serialize import dumps
 from platformdirs import user_cache_dir
 
-if numba.config.DISABLE_JIT:
-    raise RuntimeError("bitnet's kernels are compiled by Numba and do not run as Python: unset NUMBA_DISABLE_JIT, which is "
-                       f"{os.environ.get('NUMBA_DISABLE_JIT', '1')} here")
-
 DIGEST = hashlib.sha256().digest_size
+
+
+class NoCompilerError(RuntimeError):
+    """Kernels cannot be compiled here. One sentence with the reason."""
+
+
+def check_compiler():
+    """NoCompilerError where Numba is told not to compile."""
+    if numba.config.DISABLE_JIT:
+        raise NoCompilerError("bitnet's kernels are compiled by Numba and do not run as Python: unset NUMBA_DISABLE_JIT, which "
+                              f"is {os.environ.get('NUMBA_DISABLE_JIT', '1')} here")
 
 
 def _source_hash():
@@ -197,8 +204,10 @@ def kernel(function):
     """Decorate a function as a compiled kernel: ``nogil``, kept on disk, division by zero as in C.
 
     The function may be of any file. An edit of that file or of any in kernels/ makes it compile again, an edit of what it calls
-    elsewhere does not.
+    elsewhere does not. Where Numba is told not to compile, a call raises NoCompilerError.
     """
+    if numba.config.DISABLE_JIT:
+        return wraps(function)(lambda *_: check_compiler())
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     if os.path.isfile(function.__code__.co_filename):  # of what was typed or is in an archive nobody knows when it changes
         dispatcher._cache = Store(function)  # where ``cache=True`` would put Numba's own

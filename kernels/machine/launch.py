@@ -27,7 +27,7 @@ from numba.core import cgutils, compiler
 from numba.extending import intrinsic
 
 from bitnet.kernels.machine.arrays import LINE
-from bitnet.kernels.machine.compile import Store, kernel
+from bitnet.kernels.machine.compile import Store, check_compiler, kernel
 
 # What the board holds, in bytes from its beginning; what is written by different threads lies in different cache lines.
 TICKET, DONE, BUSY, FUNCTION, ARGUMENTS, TILES, RANGES, SHARE, YIELD, NEXT, ASLEEP = (
@@ -230,6 +230,7 @@ class Board:
     """
 
     def __init__(self, room, share=_share):
+        check_compiler()
         self._memory = np.zeros(ASLEEP // WORD + room + LINE // WORD, np.int64)
         skip = -self._memory.ctypes.data % LINE // WORD
         self._words = self._memory[skip:]

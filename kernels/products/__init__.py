@@ -8,7 +8,7 @@ integers, so which one runs is a matter of speed alone.
 import numpy as np
 
 from bitnet.kernels.products import byte_dot, dense, levels, popcount
-from bitnet.kernels.products.geometry import Operand, largest_level, to_levels
+from bitnet.kernels.products.geometry import Operand, largest_level, planes_of, to_levels
 
 FAMILIES = {"popcount": popcount, "byte_dot": byte_dot, "float": levels}
 
@@ -35,7 +35,7 @@ def _checked_scale(scale, samples):
 
 
 def _check_range(lhs, rhs, length):
-    if 2 * largest_level(lhs) * largest_level(rhs) * length >= 2 ** 31:
+    if 2 * planes_of(lhs).top * planes_of(rhs).top * length >= 2 ** 31:  # of ternary codes both planes count
         raise ValueError(f"a sum of {length} products of {lhs.bits} and {rhs.bits} bits does not fit int32")
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+PADDED = 1 << 26  # values of a picture that may be padding for the most part
+
 
 class Operand(NamedTuple):
     """Integer codes as a kernel sees them.
@@ -119,7 +121,10 @@ class Conv(NamedTuple):
         return (*self.kernel_size, self.group_in, self.out_channels)
 
     def output_size(self, height, width):
-        """Output (height, width) for an input of that size; ValueError where the filter does not fit."""
+        """Output (height, width) for an input of that size.
+
+        ValueError where the filter does not fit, or where a large picture would mostly be padding: a file may say anything.
+        """
         return _output_size(self, height, width)
 
     def flattened(self, height, width):
@@ -139,6 +144,12 @@ class Conv(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _output_size(conv, height, width):
+    (top, bottom), (left, right) = conv.padding
+    padded = (height + top + bottom) * (width + left + right)
+    values = padded * max(conv.in_channels, conv.out_channels)
+    if values > PADDED and padded > 4 * height * width:
+        raise ValueError(f"padding {conv.padding} makes {values:,} values of a picture of {height}x{width}, more than "
+                         f"{PADDED:,}")
     sizes = []
     for size, length, stride, padding in zip((height, width), conv.kernel_size, conv.stride, conv.padding, strict=True):
         room = size + sum(padding) - length

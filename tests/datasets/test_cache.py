@@ -1,11 +1,13 @@
 """The cache: memory-mapped, never half-written, never stale."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -90,11 +92,33 @@ def test_a_damaged_file_is_built_again(own_cache, damage):
     assert cached("x", {}, build(calls, count=300), SHAPE)[2] == ["a note"] and len(calls) == 2  # said once
 
 
+@pytest.mark.parametrize("change", [
+    lambda about, labels: (about, labels.replace(b"\5", b"\x4d")),  # a label of 77
+    lambda about, labels: (about | {"labels": "|i1"}, labels.replace(b"\5", b"\xff")),
+    lambda about, labels: (about | {"labels": "<f4", "count": 75}, labels),
+    lambda about, labels: (about | {"notes": ["a note"] * 1000}, labels),
+    lambda about, labels: (about | {"notes": [7]}, labels),
+])  # fmt: skip
+def test_odd_content_with_a_right_checksum_is_built_again(own_cache, change):
+    calls = []
+    cached("x", {}, build(calls, count=300), SHAPE)
+    (file,) = own_cache.iterdir()
+    content = file.read_bytes()
+    end = len(content) - 16 - cache_module._END.unpack(content[-16:])[0]
+    about, labels = change(json.loads(content[end:-16]), content[end - 300 : end])
+    tail = json.dumps(about).encode()
+    end_of_file = cache_module._END.pack(len(tail), zlib.crc32(tail, zlib.crc32(labels)))
+    file.write_bytes(content[: end - 300] + labels + tail + end_of_file)
+    _, labels, messages = cached("x", {}, build(calls, count=300), SHAPE, classes=10)
+    assert len(calls) == 2 and labels[5] == 5 and messages[0] == "a note" and "prepared again" in messages[1]
+
+
 def test_notes_are_told_as_plain_text(own_cache):
     def source():
-        return Source(np.zeros(1, np.uint8), iter([np.zeros((1, 4, 4, 3), np.uint8)]), ["a\x1b[2J"])
+        return Source(np.zeros(1, np.uint8), iter([np.zeros((1, 4, 4, 3), np.uint8)]), ["a\x1b[2J", 9999 * "\x1b"])
 
-    assert cached("x", {}, source, SHAPE)[2] == cached("x", {}, source, SHAPE)[2] == [r"a\x1b[2J"]
+    first, second = cached("x", {}, source, SHAPE)[2], cached("x", {}, source, SHAPE)[2]
+    assert first == second and first[0] == r"a\x1b[2J" and len(first[1]) == 2000
 
 
 def test_an_interrupted_write_leaves_nothing(own_cache):

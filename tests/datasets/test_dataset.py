@@ -87,3 +87,11 @@ def test_ten_digits_by_the_name_of_old():
 def test_errors_hold_nothing_that_a_terminal_would_obey():
     assert str(DataError("a\x1b[31m\n\u202eb\udcffc é ü")) == r"a\x1b[31m\n\u202eb\udcffc é ü"
     assert printable("train 1") == "train 1"
+
+
+def test_errors_of_any_text_are_a_line_of_bounded_length():
+    for text in (10_000 * "x", 10_000 * "\x1b", "\ud800" * 10_000):
+        assert len(str(DataError(f"a.mat: {text} is the end"))) == 2000
+        assert str(DataError(f"a.mat: {text} is the end")).startswith("a.mat: ")
+        assert str(DataError(f"a.mat: {text} is the end")).endswith(" is the end")
+    assert printable("abcdefghijklmnopqrst", 16) == "abcdefgh ... rst"

@@ -3,11 +3,14 @@
 import io
 import os
 import re
+import signal
 import struct
+import threading
 import time
 import tracemalloc
 import warnings
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -284,6 +287,44 @@ def test_the_home_folder(tmp_path, picture, monkeypatch):
     assert np.array_equal(prepare_image("~/a.png", 32), picture)
     with pytest.raises(DataError, match=r"~nobody-here/a.png: expected a path, found one whose home folder is unknown"):
         prepare_image("~nobody-here/a.png")
+
+
+def test_a_program_is_no_picture(tmp_path, picture, monkeypatch):
+    path = save(tmp_path, Image.fromarray(picture), "a.eps")
+    with pytest.raises(DataError, match=r"a.eps: expected a picture of pixels, found PostScript, which is a program"):
+        prepare_image(path)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "group4"])
+def test_the_library_of_tiff_writes_nothing_of_its_own(tmp_path, picture, capfd, compression):
+    image = Image.fromarray(picture).convert("1" if compression == "group4" else "RGB")
+    path = save(tmp_path, image, "a.tif", compression=compression)
+    content = bytearray(path.read_bytes())
+    content[20:60] = bytes(range(200, 240))
+    path.write_bytes(content)
+    with suppress(DataError):
+        prepare_image(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_fork_while_another_thread_reads_a_picture(tmp_path, picture):
+    path, inside, release = save(tmp_path, Image.fromarray(picture)), threading.Event(), threading.Event()
+
+    def stay():
+        with images._quiet():
+            inside.set()
+            release.wait(0.3)
+
+    limit, other = Image.MAX_IMAGE_PIXELS, threading.Thread(target=stay)
+    other.start()
+    assert inside.wait(20)
+    if not (child := os.fork()):
+        signal.alarm(20)  # a child that waits for the other thread must not outlive the test
+        os._exit(not (prepare_image(path).shape == (40, 40, 3) and Image.MAX_IMAGE_PIXELS == limit))
+    assert os.waitpid(child, 0)[1] == 0
+    other.join()
 
 
 # --- depth of grey -------------------------------------------------------------------------------------------------

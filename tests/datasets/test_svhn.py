@@ -203,6 +203,10 @@ def test_format1_errors(street, write_struct):
         ([(0, 0, 5, 5, 11)], r"expected labels 1..10 \(10 means 0\), found 11 at index 0"),
         ([(0, 0, 0, 5, 1)], "expected boxes of 1 x 1 pixels or more, found 0 x 5 for 1.png"),
         ([(np.nan, 0, 5, 5, 1)], "not finite"),
+        ([(0, 0, 1e9, 5, 1)], "farther than 1,000,000 pixels"),
+        ([(1e19, 0, 5, 5, 1)], "farther than 1,000,000 pixels"),
+        ([(0, 0, 5, 1e6, 1)], "expected boxes on its 60 x 40 pixels, found 5 x 1000000 at"),
+        ([(60, 0, 5, 5, 1)], "expected boxes on its 60 x 40 pixels, found 5 x 5 at"),
     ]:
         write_struct(folder, "train", [("1.png", boxes)])
         fails(folder, match=match)

@@ -145,7 +145,11 @@ class TestFile:
         path = Path(dispatch.table().path)
         path.parent.mkdir()
         if isinstance(content, str):
-            content = content.replace("MACHINE", json.dumps(dispatch.machine())).replace("KIND", PRODUCT.kind()).encode()
+            content = content.replace("MACHINE", json.dumps(dispatch.machine())).replace("KIND", PRODUCT.kind())
+            if "milliseconds" in content:
+                costs = json.loads(content)["milliseconds"]
+                content = content[:-1] + f', "checksum": {dispatch._checksum(costs)}}}'
+            content = content.encode()
         path.write_bytes(content)
         restart()
         assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
@@ -160,14 +164,30 @@ class TestFile:
         assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
         assert path.is_dir() or path.is_file()  # replaced whole, where that is possible
 
-    def test_a_sound_entry_beside_a_damaged_one_is_kept(self, runner, restart):
+    def test_a_flipped_bit_does_not_choose_for_ever(self, runner, restart):
         dispatch.choose(PRODUCT, runner(3, 2, 4))
         path = Path(dispatch.table().path)
-        content = json.loads(path.read_text())
-        content["milliseconds"]["another"] = {"popcount": "quick"}
-        path.write_text(json.dumps(content))
+        text = path.read_text()
+        assert text.count('"byte_dot": 2.') == 1
+        path.write_text(text.replace('"byte_dot": 2.', '"byte_dot": 6.'))
         restart()
-        assert dispatch.table().costs.keys() == {PRODUCT.kind()}
+        assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
+
+    @pytest.mark.parametrize("home", ["none", "a path from ~ on"])
+    def test_a_user_without_a_home_measures_at_every_start(self, runner, restart, tmp_path, monkeypatch, home):
+        def cache_dir(name):
+            if home == "none":
+                raise RuntimeError("could not determine the home directory")
+            return "~/.cache/bitnet"
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("BITNET_CACHE")
+        monkeypatch.setattr(dispatch, "user_cache_dir", cache_dir)
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        for _ in range(2):
+            assert dispatch.choose(PRODUCT, runner(3, 2, 4))[1] == ("byte_dot", "measured")
+            assert not dispatch.table().kept and not list(tmp_path.iterdir())
+            restart()
 
     def test_a_folder_that_cannot_be_written_is_no_error(self, runner, restart, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("")

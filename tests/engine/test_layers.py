@@ -318,3 +318,26 @@ def test_one_value_a_channel_cannot_be_normalised_in_training(norm):
     with pytest.raises(ValueError, match=r"more than one value a channel in training, got a batch of shape \(1, 1, 1, 3\)"):
         norm(normal(1, 1, 1, 3))
     assert norm.eval()(normal(1, 1, 1, 3)).shape == (1, 1, 1, 3)
+
+
+def test_padding_that_a_file_may_ask_for_takes_no_memory():
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    huge = 1 << 24  # 3.4 PB of it
+    for net in (layers.Conv2d(3, 4, 3, padding=huge), layers.Block(3, 4, 3, padding=huge),
+                layers.Sequential(layers.Images(8, 8, 3), layers.Block(3, 4, 3, padding=huge, act=DoReFaActivation(2))),
+                layers.AvgPool(2 * huge, padding=huge)):
+        with pytest.raises(ValueError, match="padding"):
+            net(pixels)
+    with pytest.raises(ValueError, match="padding"):
+        layers.Conv2d(3, 4, 3, padding=huge).summary((8, 8, 3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_network_takes_no_number_that_is_not_finite(value):
+    net = layers.Sequential(layers.Conv2d(3, 8, 3), layers.Activation(DoReFaActivation(2)), layers.Flatten(),
+                            layers.Linear(8 * 36, 5))
+    images = normal(2, 8, 8, 3)
+    assert np.isfinite(net(images).data).all()
+    images[1, 2, 3, 0] = value  # would become some code, and the step be taken
+    with pytest.raises(ValueError, match=r"a network takes finite numbers, got .*(nan|inf)"):
+        net(images)

@@ -7,7 +7,7 @@ import signal
 import pytest
 from PIL import Image
 
-from bitnet import methods
+from bitnet import methods, save
 from bitnet.training import Trainer, compare
 from bitnet.training.run import locked
 
@@ -93,9 +93,9 @@ def test_results_of_another_budget_or_of_other_data_are_not_mixed(run, svhn):
         code, _, err = run("--methods", "bnn", *more, **({} if more else {"data": "synthetic"}))
         assert code == 2 and len(err.splitlines()) == 1 and part in err
         assert (run.out / "results.json").read_bytes() == kept
-    (run.out / "results.json").write_text("{")
-    code, _, err = run("--methods", "bnn")
-    assert code == 2 and "results.json: expected results of this script, found something else" in err
+    (run.out / "results.json").unlink()  # trainings know it, too
+    code, _, err = run("--methods", "bnn", "--minutes", "3")
+    assert code == 2 and "checkpoint.h5: expected a training of 3 minutes, found one of 0.005" in err
 
 
 @pytest.mark.parametrize("change", [
@@ -103,13 +103,35 @@ def test_results_of_another_budget_or_of_other_data_are_not_mixed(run, svhn):
     lambda rows: rows[0].update(minutes=None), lambda rows: rows[0].update(error=float("nan")),
     lambda rows: rows[0].pop("name"), lambda rows: rows[0].update(name=["bnn"]), lambda rows: rows[0].update(packed=0),
 ])
-def test_results_that_are_none(run, change):
+@pytest.mark.parametrize("checksum", [True, False])
+def test_results_that_are_none(change, checksum, tmp_path, capsys):
+    budget, path = {"data": "MNIST", "minutes": 3}, tmp_path / "results.json"
+    rows = [{"name": "bnn"} | dict.fromkeys(compare.NUMBERS, 1)]
+    compare.write_rows(path, budget, {"bnn": rows[0]})
+    assert compare.saved_rows(path, budget) == rows and capsys.readouterr().out == ""
+    change(rows)
+    path.write_text(json.dumps(budget | {"rows": rows} | ({"checksum": compare._checksum(budget, rows)} if checksum else {})))
+    assert compare.saved_rows(path, budget) == []
+    assert capsys.readouterr().out.startswith(f"{path}: expected results as they were written, found others; made again of")
+
+
+def test_damaged_results_are_made_again_of_the_checkpoints(run, monkeypatch):
     assert run("--methods", "bnn")[0] == 0
-    results = json.loads((run.out / "results.json").read_text())
-    change(results["rows"])
-    (run.out / "results.json").write_text(json.dumps(results))
+    path, before = run.out / "results.json", rows(run.out)
+    monkeypatch.setattr(Trainer, "train_step", None)
+    for content in ("{", "[" * 100_000, json.dumps([before]), path.read_text().replace('"error": ', '"error": 1')):
+        path.write_text(content)  # the last one is well formed: an error of 190 per cent in the place of 90
+        code, out, err = run("--methods", "bnn")
+        assert code == 0 and err == "" and out.count("results.json: expected results as they were written, found others") == 1
+        assert rows(run.out)["bnn"]["error"] == before["bnn"]["error"]
+
+
+def test_a_saved_model_in_the_place_of_a_training(run):
+    (run.out / "bnn").mkdir(parents=True)
+    save(run.out / "bnn" / "checkpoint.h5", methods.build("bnn"))
     code, _, err = run("--methods", "bnn")
-    assert code == 2 and err.endswith("results.json: expected results of this script, found something else\n")
+    assert code == 2 and err.count("\n") == 1
+    assert "bnn/checkpoint.h5: expected the checkpoint of a run, found a saved model without its training" in err
 
 
 def test_what_a_method_is_is_not_read_from_the_results(run):
@@ -117,6 +139,7 @@ def test_what_a_method_is_is_not_read_from_the_results(run):
     table = (run.out / "results.txt").read_text()
     results = json.loads((run.out / "results.json").read_text())
     results["rows"][0].update(published=7, bits="x", method="\x1b[2J", model=[])
+    del results["checksum"]  # as a version before this one left it
     (run.out / "results.json").write_text(json.dumps(results))
     assert run("--methods", "bnn")[0] == 0 and (run.out / "results.txt").read_text() == table
 

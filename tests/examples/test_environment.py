@@ -97,3 +97,24 @@ def test_memory_that_is_not_enough_is_one_sentence(folder, predict, monkeypatch,
     code = predict.main([str(folder / "net.npz"), str(folder / "a.png")])
     err = capsys.readouterr().err
     assert code == 1 and err == "predict.py: there is not enough memory: an array did not fit\n"
+
+
+def test_without_a_compiler_there_is_one_sentence(folder):
+    code, out, err = called(folder, *PREDICT, "net.npz", "a.png", env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
+    assert code == 2 and out == b"" and err.count(b"\n") == 1
+    assert err.startswith(b"predict.py: bitnet's kernels are compiled by Numba") and b"unset NUMBA_DISABLE_JIT" in err
+
+
+@pytest.mark.parametrize("home", ["/dev/null", None])
+def test_a_user_without_a_home_reads_nothing_of_other_programs_folders(folder, home):
+    environment = {name: value for name, value in os.environ.items() if name not in ("BITNET_CACHE", "MPLCONFIGDIR", "HOME")}
+    code, out, err = called(folder, *PREDICT, "net.npz", "a.png", env=environment | ({"HOME": home} if home else {}))
+    assert code == 0 and out.startswith(b"a.png  ") and err == b""
+
+
+def test_names_of_pictures_that_a_terminal_would_obey(folder, predict, capsys):
+    path = folder / "\x1b[31m\n.png"
+    path.write_bytes((folder / "a.png").read_bytes())
+    assert predict.main([str(folder / "net.npz"), str(path), str(folder / "\x1b[2J.png")]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") == err.count("\n") == 1 and out[:-1].isprintable() and err[:-1].isprintable()

@@ -80,9 +80,10 @@ def test_bits_models_rates_and_a_teacher(run, tmp_path, predict, mnist, capsys):
     assert str(tmp_path / "digit.png") in capsys.readouterr().out
 
 
-def test_a_teacher_for_other_images(run, tmp_path):
+def test_a_teacher_for_other_images(run, tmp_path, monkeypatch):
     save(tmp_path / "svhn.h5", models.svhn("D"))
-    code, _, err = run("--teacher", str(tmp_path / "svhn.h5"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = run("--teacher=~/svhn.h5")
     assert code == 2 and "svhn.h5: expected a network for MNIST as the teacher" in err and not run.out.exists()
 
 

@@ -16,9 +16,11 @@ import pytest
 from damage import seal
 from PIL import Image
 
+from bitnet import models, report, save
 from bitnet.kernels.pointwise.finite import all_finite
 from bitnet.storage import load_checkpoint
 from bitnet.training import Trainer
+from bitnet.training.run import locked
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_svhn.py"
 METRICS = {"epoch", "train_loss", "train_accuracy", "test_accuracy", "images_per_second", "seconds"}
@@ -98,6 +100,16 @@ def refused(result, *parts):
     assert len(err.splitlines()) == 1 and err.startswith("train_svhn.py: ")
     for part in parts:
         assert part in err
+
+
+def rewrite_config(folder, option, value):
+    """A checkpoint with another setting, its digest made anew."""
+    with h5py.File(folder / "checkpoint.h5", "a") as file:
+        meta = json.loads(file["meta"][()])
+        meta["more"]["notes" if option == "data" else "config"][option] = value
+        del file["meta"]
+        file["meta"] = json.dumps(meta)
+    seal(folder / "checkpoint.h5")
 
 
 class TestRun:
@@ -233,8 +245,33 @@ class TestResume:
         for name in ("metrics.jsonl", "confusion.png"):
             assert (run.out / name).read_bytes() == (whole / name).read_bytes()
 
-    def test_more_epochs_by_the_folder_alone(self, run, finished, train_svhn):
+    @pytest.mark.parametrize("change", [os.unlink, lambda path: os.utime(path, (0, 0))])
+    def test_a_frozen_network_that_a_kill_kept_from_being_written_is_made(self, run, finished, whole, change):
+        change(run.out / "frozen.npz")
+        assert run("--resume")[0] == 0
+        frozen = run.out / "frozen.npz"
+        assert frozen.stat().st_mtime >= (run.out / "checkpoint.h5").stat().st_mtime
+        assert frozen.read_bytes() == (whole / "frozen.npz").read_bytes()
+
+    def test_a_picture_that_cannot_be_drawn_keeps_no_frozen_network_back(self, run, finished, monkeypatch):
+        def fail(*_):
+            raise ZeroDivisionError
+
+        (run.out / "frozen.npz").unlink()
+        monkeypatch.setattr(report, "draw_curves", fail)
+        with pytest.raises(ZeroDivisionError):
+            run("--resume")
+        assert (run.out / "frozen.npz").is_file()
+
+    def test_a_second_run_into_the_folder_is_refused(self, run, finished):
+        with locked(run.out):
+            refused(run("--resume", "--epochs", "3"), "found another run training into it")
+        assert run("--resume")[0] == 0 and not (run.out / ".lock").exists()
+
+    def test_more_epochs_by_the_folder_alone(self, run, finished, train_svhn, capsys):
         assert train_svhn.main(["--resume", "--epochs", "3", "--out", str(run.out)]) == 0
+        assert "3 epochs instead of 2: the learning rate follows the longer run from here on, and may be higher" in (
+            capsys.readouterr().out)
         assert [record["epoch"] for record in metrics(run.out)] == [1, 2, 3]
         assert metrics(run.out)[2]["seconds"] > metrics(run.out)[1]["seconds"]
 
@@ -275,15 +312,27 @@ class TestResume:
         ("lr_decay_epochs", 0), ("batch_size", 8.5), ("seed", True), ("extra", 1), ("data", 7),
     ])  # fmt: skip
     def test_settings_that_no_option_can_have(self, run, finished, train_svhn, in_process, option, value):
-        with h5py.File(run.out / "checkpoint.h5", "a") as file:
-            meta = json.loads(file["meta"][()])
-            meta["more"]["notes" if option == "data" else "config"][option] = value
-            del file["meta"]
-            file["meta"] = json.dumps(meta)
-        seal(run.out / "checkpoint.h5")
+        rewrite_config(run.out, option, value)
         result = in_process(train_svhn.main, "--resume", "--out", str(run.out))
         refused(result, f"expected the settings of a run of this script, found {option} ")
         assert result[2][:-1].isprintable()
+
+    def test_a_run_of_another_script(self, run, finished, train_mnist, in_process):
+        code, _, err = in_process(train_mnist.main, "--resume", "--out", str(run.out))
+        assert code == 2 and err.count("\n") == 1 and "checkpoint.h5: expected a run of this script, found one without" in err
+
+    @pytest.mark.parametrize("more, part", [({}, "found a saved model without its training"),
+                                            ({"history": []}, "expected the progress of a run, found one that does not hold")])
+    def test_a_saved_model(self, run, more, part):
+        run.out.mkdir()
+        save(run.out / "checkpoint.h5", models.svhn("D"), **more)
+        refused(run("--resume"), "checkpoint.h5: ", part)
+
+    def test_what_a_checkpoint_says_is_shown_as_plain_text(self, run, finished, train_svhn, in_process):
+        rewrite_config(run.out, "lr", "\x1b[2J" + 5000 * "x")
+        result = in_process(train_svhn.main, "--resume", "--out", str(run.out), "--lr", "1")
+        refused(result, "it was made with lr")
+        assert result[2][:-1].isprintable() and len(result[2]) < 2100
 
     def test_no_checkpoint(self, run):
         refused(run("--resume"), "expected a run to resume, found no checkpoint.h5")
@@ -344,6 +393,20 @@ class TestErrors:
         refused(run(), "expected a new or empty folder, found files; --resume continues")
         assert [path.name for path in run.out.iterdir()] == ["thesis.txt"]
 
+    def test_a_folder_that_holds_what_systems_leave_is_an_empty_one(self, run, tmp_path, monkeypatch):
+        run.out.mkdir()
+        (run.out / ".DS_Store").write_bytes(b"junk")
+        refused(run("--data", str(tmp_path / "nothing")), "found no such folder")  # one step later
+
+    def test_home_folders(self, run, svhn, monkeypatch):
+        monkeypatch.setenv("HOME", str(svhn.parent))
+        monkeypatch.setattr(Trainer, "run", lambda trainer, stop: os.kill(os.getpid(), signal.SIGINT))  # at once
+        assert run(f"--data=~/{svhn.name}", "--out=~/at home")[0] == 130
+        assert load_checkpoint(svhn.parent / "at home" / "checkpoint.h5").more["notes"]["data"] == str(svhn)
+
+    def test_a_batch_of_one(self, run):
+        refused(run("--batch-size", "1"), "needs more than one value a channel in training", "a larger batch size helps")
+
     def test_a_file_in_place_of_the_folder(self, run):
         run.out.write_text("mine")
         refused(run(), "expected a new or empty folder, found a file")
@@ -371,9 +434,10 @@ class TestErrors:
         assert load_checkpoint(run.out / "checkpoint.h5").more["step"] == 3
         assert [path.name for path in run.out.iterdir()] == ["checkpoint.h5"]
 
-    def test_a_loss_that_is_not_finite(self, run):
-        code, _, err = run("--lr", "1e38")
+    def test_a_loss_that_is_not_finite(self, run, recwarn):
+        code, _, err = run("--lr", "1e38", "--threads", "2")
         assert code == 1 and len(err.splitlines()) == 1
+        assert not [one for one in recwarn if one.category is RuntimeWarning]  # NumPy's, which would be printed first
         assert "of epoch 1" in err and "not finite" in err and "the last good checkpoint is kept" in err
         checkpoint = load_checkpoint(run.out / "checkpoint.h5")
         assert all(all_finite(value) for value in checkpoint.model.values())

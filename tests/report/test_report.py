@@ -4,11 +4,13 @@ import json
 import re
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from bitnet import models, random, report
+from bitnet.report.inside import draw_inside
 from bitnet.training import Evaluation
 
 HISTORY = [
@@ -117,3 +119,22 @@ def test_without_tensorboardx(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ValueError, match=r"needs the package tensorboardX.*bitnet-dorefa\[tensorboard\]"):
         report.Board(tmp_path)
+
+
+@pytest.mark.parametrize("setting", [{"text.usetex": True}, {"font.size": 0.001, "savefig.bbox": "tight"}])
+def test_a_matplotlibrc_has_no_say(tmp_path, setting, test):
+    evaluation = Evaluation(np.eye(10, dtype=np.float32)[(test.labels + 1) % 10], test.labels)
+    drawings = {"curves.png": lambda path: report.draw_curves(path, HISTORY, "title"),
+                "confusion.png": lambda path: report.draw_confusion(path, evaluation.confusion, "title"),
+                "mistakes.png": lambda path: report.draw_mistakes(path, test, evaluation, "title"),
+                "inside.png": lambda path: draw_inside(path, [], "title")}
+    for name, draw in drawings.items():
+        draw(tmp_path / f"own-{name}")
+        with matplotlib.rc_context(setting):  # a LaTeX that is not there
+            draw(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"own-{name}").read_bytes()
+
+
+def test_names_with_dollars_are_names(tmp_path):
+    report.draw_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), "$\\frac{", ["$\\what$", "b$"])
+    assert Image.open(tmp_path / "confusion.png").size > (500, 300)

@@ -65,3 +65,12 @@ def test_levels(bits):
     assert bipolar.levels().tolist() == list(range(-n, n + 1, 2))
     assert to_levels(bipolar, np.float32).dtype == np.float32
     assert values.tolist() == list(range(n + 1))  # the codes themselves are left alone
+
+
+def test_padding_of_a_large_picture_that_is_little_else():
+    Conv(1, 1, (3, 3), padding=((100, 100), (100, 100))).output_size(2, 2)  # a small one may have any
+    Conv(64, 64, (3, 3), padding=((900, 900), (900, 900))).output_size(1900, 1900)
+    for channels, padding in ((64, 1100), (1, 1 << 20)):
+        conv = Conv(1, channels, (3, 3), padding=((padding, 0), (0, padding)))
+        with pytest.raises(ValueError, match="of a picture of 40x40, more than 67,108,864"):
+            conv.output_size(40, 40)

@@ -240,6 +240,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="does not fit int32"):
             products.weight_grad("popcount", image, image, Conv(1, 1, (1, 1)), np.ones(1))
 
+    def test_sums_of_ternary_codes_beyond_int32(self):
+        deep = 1 << 29  # the two planes of each count: sums of four times the levels' products
+        codes = Operand(np.zeros((1, 1, 1, deep), np.uint8), 2, "ternary")  # pages that nobody reads
+        weight = codes._replace(values=codes.values.reshape(1, 1, deep, 1))
+        with pytest.raises(ValueError, match=f"sum of {deep} products of 2 and 2 bits does not fit int32"):
+            products.forward("popcount", codes, weight, Conv(deep, 1, (1, 1)))
+
 
 def index_tables():
     """What all functions that keep tables of indices have had to compute, and how often they were asked."""
