@@ -36,6 +36,6 @@ def all_finite(*arrays):
         return True
     sizes = tuple(array.size for array in quick)
     tiles, places = tiles_of_all(sizes), np.array([address_of(array) for array in quick])
-    largest = np.empty(len(tiles) // 2, np.int32)
+    largest = np.zeros(len(tiles) // 2, np.int32)  # in a rehearsal nobody writes there
     threads.run(_largest_exponent, len(largest), tiles, places, np.array(sizes), largest)
     return int(largest.max()) < EXPONENT
