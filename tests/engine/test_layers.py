@@ -324,7 +324,8 @@ def test_padding_that_a_file_may_ask_for_takes_no_memory():
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     huge = 1 << 24  # 3.4 PB of it
     for net in (layers.Conv2d(3, 4, 3, padding=huge), layers.Block(3, 4, 3, padding=huge),
-                layers.Sequential(layers.Images(8, 8, 3), layers.Block(3, 4, 3, padding=huge, act=DoReFaActivation(2))),
+                layers.Sequential(layers.Activation(DoReFaActivation(2)),
+                                  layers.Conv2d(3, 4, 3, padding=huge, weight_quantizer=DoReFaWeight(1))),
                 layers.AvgPool(2 * huge, padding=huge)):
         with pytest.raises(ValueError, match="padding"):
             net(pixels)
