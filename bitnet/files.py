@@ -43,9 +43,9 @@ def load(path):
     """
     if str(path) in pretrained.names() and not Path(path).exists():
         return pretrained.load(str(path))
-    path = regular(path, "a network")
-    if path.suffix == ".onnx":
+    if Path(path).suffix == ".onnx":
         return load_onnx(path)
+    path = regular(path, "a network")
     if zipfile.is_zipfile(path):
         return load_frozen(path)
     return checkpoint.load(path)
