@@ -328,9 +328,9 @@ axis.text(1, bandwidth * 1.5, "memory", color=GREY, ha="right")
 for name, color in zip(moved, (RED, GREY, GREY, AMBER, BLUE), strict=True):
     axis.plot(intensity[name], speed[name], "o", color=color, ms=8)
     axis.annotate(name, (intensity[name], speed[name]), xytext=(8, -12), textcoords="offset points", color=color)
-axis.set(title="Fused loops leave the memory's slope, tiles climb to the roof", xlabel="multiply-accumulates a byte moved (estimated)",
-         ylabel="10⁹ multiply-accumulates a second", ylim=(min(bandwidth, *speed.values()) / 2, limit * 2),
-         xlim=(0.5, 1600))
+axis.set(title="Fused loops leave the memory's slope, tiles climb to the roof",
+         xlabel="multiply-accumulates a byte moved (estimated)", ylabel="10⁹ multiply-accumulates a second",
+         ylim=(min(bandwidth, *speed.values()) / 2, limit * 2), xlim=(0.5, 1600))
 show(figure, "04-roofline")
 
 # %% [markdown]

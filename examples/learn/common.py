@@ -5,7 +5,11 @@
     BITNET_LEARN_PICTURES=DIR   where scripts put their pictures (learn-pictures)
 """
 
+import ast
+import linecache
 import os
+import textwrap
+import traceback
 import warnings
 from pathlib import Path
 
@@ -82,10 +86,35 @@ class YourTurn(NotImplementedError):
 
 
 def exercise(answer, check):
-    """Tell whether an answer to an exercise holds: ``check(answer)`` is a row of asserts."""
+    """Tell whether an answer to an exercise holds, and if not, what was expected and what came; then go on.
+
+    ``check(answer)`` is a row of asserts, which compare.
+    """
     try:
         check(answer)
     except YourTurn:
         print(f"{answer.__name__}: your turn")
+    except AssertionError as error:
+        print(f"{answer.__name__}: not yet. {_compared(error)}")
+    except Exception as error:  # of any kind: it is the reader's
+        print(f"{answer.__name__}: not yet. {type(error).__name__}: {error}")
     else:
         print(f"{answer.__name__}: right")
+
+
+def _compared(error):
+    """The assert that failed, in words: its source, and the values of what it compares."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    source = textwrap.dedent(linecache.getline(frame.f_code.co_filename, line)).strip()
+    try:
+        tested = ast.parse(source).body[0].test
+        sides = tested.args[:2] if isinstance(tested, ast.Call) else [tested.left, tested.comparators[-1]]
+        got, expected = (eval(ast.unparse(side), frame.f_globals, frame.f_locals) for side in sides)
+    except Exception:  # an assert that does not compare two values, or lies over several lines
+        return f"This does not hold: {source.removeprefix('assert ')}"
+    return f"{ast.unparse(sides[0])}: expected {_short(expected)}, got {_short(got)}"
+
+
+def _short(value):
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 70 else text[:67] + "..."
