@@ -16,6 +16,7 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show
 
 from bitnet import models
@@ -83,6 +84,13 @@ left.legend(frameon=False, loc="upper left")
 show(figure, "01-staircase")
 
 # %% [markdown]
+# <details><summary>Predict: by which factor does the error fall from 1 bit to 2, and from 7 bits to 8?</summary>
+#
+# By $n$: from 1 to 3, a factor of 3; from 127 to 255, a factor of 2.008. The table above has both.
+#
+# </details>
+
+# %% [markdown]
 # From one bit to two, $n$ grows from 1 to 3 and the error falls to a third. Later $n$ little more than doubles with each
 # bit, and the error little more than halves. Eight bits leave an error that hardly anybody notices. The interesting widths
 # are the small ones, since work and memory shrink with every bit, as chapter 3 will show.
@@ -90,7 +98,25 @@ show(figure, "01-staircase")
 # On the built page, move the sliders: a number, its code, the bits of the code, and the error.
 #
 # <div class="widget" data-widget="staircase"></div>
-#
+
+# %% [markdown]
+# ### Exercise: `bits_for`
+
+
+# %%
+def bits_for(error):
+    """The fewest bits with which quantize_k rounds no number of [0, 1] by more than ``error``."""
+    raise YourTurn
+
+
+def check_bits_for(bits_for):
+    assert bits_for(0.5) == 1
+    assert [bits_for(error) for error in (0.4, 0.1, 0.05, 0.002)] == [2, 3, 4, 8]
+
+
+exercise(bits_for, check_bits_for)
+
+# %% [markdown]
 # ## A picture in few bits
 #
 # What does the loss look like? Here is a house number, each of its three color channels rounded to 1, 2 and 4 bits.
@@ -159,7 +185,23 @@ assert 0.5 < share[0] and 0.15 < np.mean(bell > 1) < 0.17
 
 # %% [markdown]
 # More than half are 0, as after a ReLU. About 16 % lie above 1 and are cut off. All four codes are in use.
+
+# %% [markdown]
+# ## Your own file
 #
+# One learns most by writing it oneself. `mine.py`, beside the chapters, is a file of empty functions: the quantizers, packing,
+# the product in bits, both gradients, a step. Fill in each when its idea has come up. In chapter 8 your file trains a network,
+# in NumPy alone, and chapter 9 makes it fast.
+#
+# Here is the first: `activation_codes`. `check` hands it the same numbers as bitnet, tells what was expected and what came, and
+# often which mistake it looks like. A hint unfolds on the built page; a script prints it with `python check.py
+# activation_codes --hint`. Small exercises, like those above, are answered in the chapter: replace `raise YourTurn` and run the
+# cell again. If an answer is wrong, you are told, and the chapter goes on.
+
+# %%
+check("activation_codes")
+
+# %% [markdown]
 # ## Weights
 #
 # *Weights* have signs, and they are small: in a fresh network, a few hundredths. DoReFa-Net has two rules for them.
@@ -185,6 +227,29 @@ print("codes", one.values, "  levels", one.levels(), "  real", one.decode())
 
 assert np.isclose(best, 0.3) and np.isclose(np.abs(w).mean(), 0.3) and np.isclose(one.scale, 0.3)
 assert one.values.tolist() == [1, 0, 1, 0] and one.levels().tolist() == [1, -1, 1, -1]
+
+# %% [markdown]
+# ### Exercise: `best_scale`
+
+
+# %%
+def best_scale(w, levels):
+    """The number s for which scale s times these levels comes nearest to w: the smallest sum of (w - s * level)**2.
+
+    For levels -1 and +1 that is the mean magnitude. Set the derivative after s to zero.
+    """
+    raise YourTurn
+
+
+def check_best_scale(best_scale):
+    w = np.random.default_rng(1).standard_normal(200)
+    assert np.isclose(best_scale(w, np.where(w >= 0, 1, -1)), np.abs(w).mean())
+    levels = DoReFaWeight(2).encode(w).levels()
+    s = best_scale(w, levels)
+    assert all(np.sum((w - s * levels) ** 2) < np.sum((w - other * levels) ** 2) for other in (0.9 * s, 1.1 * s))
+
+
+exercise(best_scale, check_best_scale)
 
 # %% [markdown]
 # **Two bits and more.** Here the numbers must get into $[0, 1]$ and back. With $t = \tanh(w)$ and $m$ the largest $|t|$ of
@@ -214,10 +279,37 @@ assert c.tolist() == two.values.tolist() == [3, 1, 2, 0, 2] and (2 * c - 3).toli
 assert np.abs(two.decode()).max() == 1
 
 # %% [markdown]
+# ### Exercise: `decode`
+
+
+# %%
+def decode(codes, bits):
+    """The real weights, from -1 to 1, of an array of bipolar codes."""
+    raise YourTurn
+
+
+def check_decode(decode):
+    assert np.allclose(decode(np.array([0, 1]), 1), [-1, 1])
+    for bits in (2, 3, 8):
+        weights = np.random.default_rng(bits).standard_normal(50)
+        codes = DoReFaWeight(bits).encode(weights)
+        assert np.allclose(decode(codes.values.astype(int), bits), codes.decode())
+
+
+exercise(decode, check_decode)
+
+# %% [markdown]
 # Note what has happened to the size: the largest weight is now exactly 1, however small the layer's weights were. The rule
 # for two bits and more keeps proportions and forgets the size. Batch norm after the layer divides by the standard
 # deviation, so it would have taken the size out anyway.
-#
+
+# %% [markdown]
+# ### Your file: `weight_codes`
+
+# %%
+check("weight_codes")
+
+# %% [markdown]
 # Now a real layer. bitnet's network for SVHN comes in four widths: *model A* is that of the paper, B, C and D have a half, a
 # quarter and an eighth of its channels. Take the 36,864 weights of a fresh 3 x 3 convolution of model A, with 64 input and 64
 # output channels. How alike are the
@@ -298,61 +390,6 @@ assert sum(parameters.values()) > 2_000_000
 #
 # Between the two, everything is codes. Kernels for codes are what chapters 3 and 4 build. But first: can such a staircase
 # be trained at all? Its slope is zero almost everywhere. That is the question of chapter 2.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/01_bit_width.py`.
-
-
-# %%
-def bits_for(error):
-    """1. The fewest bits with which quantize_k rounds no number of [0, 1] by more than ``error``."""
-    raise YourTurn
-
-
-def check_bits_for(bits_for):
-    assert bits_for(0.5) == 1
-    assert [bits_for(error) for error in (0.4, 0.1, 0.05, 0.002)] == [2, 3, 4, 8]
-
-
-exercise(bits_for, check_bits_for)
-
-
-# %%
-def decode(codes, bits):
-    """2. The real weights, from -1 to 1, of an array of bipolar codes."""
-    raise YourTurn
-
-
-def check_decode(decode):
-    assert np.allclose(decode(np.array([0, 1]), 1), [-1, 1])
-    for bits in (2, 3, 8):
-        weights = np.random.default_rng(bits).standard_normal(50)
-        codes = DoReFaWeight(bits).encode(weights)
-        assert np.allclose(decode(codes.values.astype(int), bits), codes.decode())
-
-
-exercise(decode, check_decode)
-
-
-# %%
-def best_scale(w, levels):
-    """3. The number s for which scale s times these levels comes nearest to w: the smallest sum of (w - s * level)**2.
-
-    For levels -1 and +1 that is the mean magnitude. Set the derivative after s to zero.
-    """
-    raise YourTurn
-
-
-def check_best_scale(best_scale):
-    w = np.random.default_rng(1).standard_normal(200)
-    assert np.isclose(best_scale(w, np.where(w >= 0, 1, -1)), np.abs(w).mean())
-    levels = DoReFaWeight(2).encode(w).levels()
-    s = best_scale(w, levels)
-    assert all(np.sum((w - s * levels) ** 2) < np.sum((w - other * levels) ** 2) for other in (0.9 * s, 1.1 * s))
-
-
-exercise(best_scale, check_best_scale)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016. Section 2.2 has

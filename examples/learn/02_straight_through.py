@@ -8,6 +8,7 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show, size
 
 from bitnet import Tensor
@@ -116,6 +117,27 @@ show(figure, "02-estimator")
 assert np.abs(blurred - x.clip(0, 1)).max() < 0.02
 
 # %% [markdown]
+# ### Exercise: `steps_to_flip`
+
+
+# %%
+def steps_to_flip(w, grad, rate):
+    """A latent weight w > 0 gets the same gradient grad > 0 at every step. After how many steps is its sign -1?
+
+    Remember that the sign of 0 counts as +1.
+    """
+    raise YourTurn
+
+
+def check_steps_to_flip(steps_to_flip):
+    assert steps_to_flip(0.3, 1.0, 0.5) == 1
+    assert steps_to_flip(1.0, 0.5, 0.25) == 9  # after 8 steps it is exactly 0
+    assert steps_to_flip(1.0, 0.375, 0.25) == 11
+
+
+exercise(steps_to_flip, check_steps_to_flip)
+
+# %% [markdown]
 # ## What it estimates
 #
 # Why should a slope of 1 be a good lie? A training step does not meet one number but very many: the numbers of all pixels
@@ -164,7 +186,34 @@ assert np.array_equal(tensor.grad, by_hand) and by_hand.astype(bool).tolist() ==
 # <div class="widget" data-widget="window"></div>
 #
 # Batch norm before the activation keeps the numbers near the window, so that enough of them go on learning.
-#
+
+# %% [markdown]
+# ### Exercise: `sign_gradient`
+
+
+# %%
+def sign_gradient(x, grad):
+    """The gradient at x for an activation sign(x) of -1 and +1, which stands for clip(x, -1, 1).
+
+    Binarized Neural Networks use this. Where is their window?
+    """
+    raise YourTurn
+
+
+def check_sign_gradient(sign_gradient):
+    x = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 1.5])
+    assert np.array_equal(sign_gradient(x, np.arange(1.0, 7.0)), [0, 2, 3, 4, 5, 0])
+
+
+exercise(sign_gradient, check_sign_gradient)
+
+# %% [markdown]
+# ### Your file: `activation_grad`
+
+# %%
+check("activation_grad")
+
+# %% [markdown]
 # ## Weights
 #
 # With one bit, $w_q = E \cdot \mathrm{sign}(w)$. DoReFa-Net passes the gradient through sign and $E$ as it is: no window,
@@ -198,6 +247,29 @@ print("2 bits          ", two.round(3))
 assert np.array_equal(one, arriving)
 assert np.allclose(weight_gradient(DoReFaWeight(2, through_max=False)), arriving * (1 - t**2) / m)
 assert np.allclose(two[1:], (arriving * (1 - t**2) / m)[1:]) and not np.isclose(two[0], (arriving * (1 - t**2) / m)[0])
+
+# %% [markdown]
+# ### Exercise: `folded_gradient`
+
+
+# %%
+def folded_gradient(x, grad):
+    """The gradient at x for quantize_k(min(1, |x|)), x not 0: straight through the rounding, the rest as usual.
+
+    DoReFa-Net's first SVHN networks had this activation.
+    """
+    raise YourTurn
+
+
+def check_folded_gradient(folded_gradient):
+    x, grad = np.array([-1.5, -0.7, -0.2, 0.4, 0.9, 2.0]), np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    small = 1e-6
+    slope = (np.minimum(1, np.abs(x + small)) - np.minimum(1, np.abs(x - small))) / (2 * small)
+    assert np.allclose(folded_gradient(x, grad), grad * slope)
+    assert np.allclose(folded_gradient(x, grad), [0, -2, -3, 4, 5, 0])
+
+
+exercise(folded_gradient, check_folded_gradient)
 
 # %% [markdown]
 # ## A network, and three ways to break it
@@ -273,6 +345,13 @@ assert last["STE, (1, 2) bits"] < last["true slopes"] - 0.1
 assert flips["true slopes"] == 0 and flips["no latent weights"] < flips["STE, (1, 2) bits"] / 10
 
 # %% [markdown]
+# <details><summary>Predict: with true slopes, which part of the network still learns?</summary>
+#
+# Only the last layer: its gradient does not pass a rounding. The printed share of changed signs is exactly 0.
+#
+# </details>
+
+# %% [markdown]
 # The loss of guessing among ten digits is the logarithm of 10, about 2.30. With true slopes the hidden layer never changes:
 # the last layer learns what it can from 64 fixed random features. Without latent weights few signs ever change: a step
 # would have to be larger than the weight itself. Without the window, gradients of numbers far outside ask for changes that
@@ -281,65 +360,6 @@ assert flips["true slopes"] == 0 and flips["no latent weights"] < flips["STE, (1
 #
 # Gradients have been floats so far. To give them a few bits, rounding to the nearest is not good enough, and chapter 5
 # shows why. Before that, chapters 3 and 4 harvest what few bits are for: speed.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/02_straight_through.py`.
-
-
-# %%
-def steps_to_flip(w, grad, rate):
-    """1. A latent weight w > 0 gets the same gradient grad > 0 at every step. After how many steps is its sign -1?
-
-    Remember that the sign of 0 counts as +1.
-    """
-    raise YourTurn
-
-
-def check_steps_to_flip(steps_to_flip):
-    assert steps_to_flip(0.3, 1.0, 0.5) == 1
-    assert steps_to_flip(1.0, 0.5, 0.25) == 9  # after 8 steps it is exactly 0
-    assert steps_to_flip(1.0, 0.375, 0.25) == 11
-
-
-exercise(steps_to_flip, check_steps_to_flip)
-
-
-# %%
-def sign_gradient(x, grad):
-    """2. The gradient at x for an activation sign(x) of -1 and +1, which stands for clip(x, -1, 1).
-
-    Binarized Neural Networks use this. Where is their window?
-    """
-    raise YourTurn
-
-
-def check_sign_gradient(sign_gradient):
-    x = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 1.5])
-    assert np.array_equal(sign_gradient(x, np.arange(1.0, 7.0)), [0, 2, 3, 4, 5, 0])
-
-
-exercise(sign_gradient, check_sign_gradient)
-
-
-# %%
-def folded_gradient(x, grad):
-    """3. The gradient at x for quantize_k(min(1, |x|)), x not 0: straight through the rounding, the rest as usual.
-
-    DoReFa-Net's first SVHN networks had this activation.
-    """
-    raise YourTurn
-
-
-def check_folded_gradient(folded_gradient):
-    x, grad = np.array([-1.5, -0.7, -0.2, 0.4, 0.9, 2.0]), np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    small = 1e-6
-    slope = (np.minimum(1, np.abs(x + small)) - np.minimum(1, np.abs(x - small))) / (2 * small)
-    assert np.allclose(folded_gradient(x, grad), grad * slope)
-    assert np.allclose(folded_gradient(x, grad), [0, -2, -3, 4, 5, 0])
-
-
-exercise(folded_gradient, check_folded_gradient)
 
 # %% [markdown]
 # Further: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons,

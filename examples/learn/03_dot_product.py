@@ -10,6 +10,7 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, exercise, show
 
 from bitnet.kernels import products
@@ -104,6 +105,12 @@ axes[1].set_title(f"Count, weigh, add: {(low & c).sum()} × 1 + {(high & c).sum(
 show(figure, "03-planes")
 
 # %% [markdown]
+# ### Your file: `pack`, `planes`
+
+# %%
+check("pack", "planes")
+
+# %% [markdown]
 # ## Signs: -1 and +1
 #
 # Weights of one bit are not 0 and 1 but -1 and +1. Code 0 stands for -1 and code 1 for +1: the number that a code stands for is
@@ -147,7 +154,27 @@ show(figure, "03-footnote")
 # The printed formula is minus the dot product, always. With XOR it is right; so is
 # $2 \, \mathrm{popcount}(a \,\mathrm{XNOR}\, b) - N$. Such slips stay unnoticed in a paper and ruin a program. That is why this
 # course tries its formulas by *brute force*: on all small inputs.
-#
+
+# %% [markdown]
+# ### Exercise: `dot_signs`
+
+
+# %%
+def dot_signs(a, b):
+    """The dot product of two vectors of -1 and +1 (not codes: signs), by np.packbits, XOR and np.bitwise_count."""
+    raise YourTurn
+
+
+def check_dot_signs(dot_signs):
+    rng = np.random.default_rng(1)
+    for length in (1, 7, 8, 9, 100):
+        a, b = rng.choice([-1, 1], (2, length))
+        assert dot_signs(a, b) == a @ b
+
+
+exercise(dot_signs, check_dot_signs)
+
+# %% [markdown]
 # ## One identity
 #
 # DoReFa-Net's forward pass is neither of these two cases: activations have levels $0 \ldots n$, weights have signs. And its
@@ -223,7 +250,53 @@ print(f"{tried} pairs of vectors, no exception")
 # %% [markdown]
 # For longer vectors nothing new happens, because both sides are sums over places: what holds for each place holds for the sum.
 # That is the proof for every length; the brute force checks that we made no slip of our own.
+
+# %% [markdown]
+# ### Exercise: `dot_mixed`
+
+
+# %%
+def dot_mixed(u, u_bits, c, c_bits):
+    """Sum of u * (2c - n) for vectors of codes, n = 2**c_bits - 1, by packed planes and XOR: step 3."""
+    raise YourTurn
+
+
+def check_dot_mixed(dot_mixed):
+    rng = np.random.default_rng(2)
+    for u_bits, c_bits, length in ((1, 1, 8), (2, 1, 9), (1, 3, 50), (4, 2, 100)):
+        u, c = rng.integers(0, 2**u_bits, length), rng.integers(0, 2**c_bits, length)
+        assert dot_mixed(u, u_bits, c, c_bits) == u @ (2 * c - (2**c_bits - 1))
+
+
+exercise(dot_mixed, check_dot_mixed)
+
+# %% [markdown]
+# ### Your file: `count`, `mixed`, `signed`
 #
+# `count` is the heart of the whole file: all three products of a training step call it.
+
+# %%
+check("count", "mixed", "signed")
+
+# %% [markdown]
+# ### Find the bug
+#
+# The constant of step 3, $n_u \sum c$, by a colleague. It passed his test with eight codes. Mend it.
+
+# %%
+def constant(c, u_bits):
+    """n_u times the sum of the codes c, a uint8 array."""
+    return (2**u_bits - 1) * c.sum(dtype=np.uint8)
+
+
+def check_constant(constant):
+    assert constant(np.array([1, 0, 1, 1, 0, 1, 1, 1], np.uint8), 2) == 18
+    assert constant(np.full(1000, 3, np.uint8), 2) == 9000
+
+
+exercise(constant, check_constant)
+
+# %% [markdown]
 # ## Its three uses
 #
 # A layer is used three times in a training step: forward, and backward for two gradients. Their operands are:
@@ -235,7 +308,31 @@ print(f"{tried} pairs of vectors, no exception")
 # | input gradient | gradient, bipolar | weight, bipolar | constant - 2T |
 #
 # Chapter 4 makes a convolution of the first, chapter 6 of the other two. One loop, which counts $T$, serves all three.
-#
+
+# %% [markdown]
+# ### Exercise: `dot_ternary`
+
+
+# %%
+def dot_ternary(s, t):
+    """The dot product of two vectors of -1, 0 and +1, by XOR.
+
+    A ternary number is half the sum of two signs: -1 is (-1, -1), 0 is (+1, -1), +1 is (+1, +1). What is T, and what the
+    constant?
+    """
+    raise YourTurn
+
+
+def check_dot_ternary(dot_ternary):
+    rng = np.random.default_rng(3)
+    for length in (1, 8, 13, 100):
+        s, t = rng.integers(-1, 2, (2, length))
+        assert dot_ternary(s, t) == s @ t
+
+
+exercise(dot_ternary, check_dot_ternary)
+
+# %% [markdown]
 # ## The same in the library
 #
 # In bitnet a quantized array is a `Codes` object: the codes (`values`), how many `bits`, their `encoding`, and a `scale`. The
@@ -274,59 +371,6 @@ packed, floats = sum(plane.nbytes for plane in planes(u, 2)), 4 * u.size
 print(f"{floats} bytes as floats, {packed} bytes in two planes: {floats / packed:.0f} times less")
 assert floats == 16 * packed == 4000
 
-# %% [markdown]
-# ## Exercises
-
-# %%
-def dot_signs(a, b):
-    """1. The dot product of two vectors of -1 and +1 (not codes: signs), by np.packbits, XOR and np.bitwise_count."""
-    raise YourTurn
-
-
-def check_dot_signs(dot_signs):
-    rng = np.random.default_rng(1)
-    for length in (1, 7, 8, 9, 100):
-        a, b = rng.choice([-1, 1], (2, length))
-        assert dot_signs(a, b) == a @ b
-
-
-exercise(dot_signs, check_dot_signs)
-
-
-# %%
-def dot_mixed(u, u_bits, c, c_bits):
-    """2. Sum of u * (2c - n) for vectors of codes, n = 2**c_bits - 1, by packed planes and XOR: step 3."""
-    raise YourTurn
-
-
-def check_dot_mixed(dot_mixed):
-    rng = np.random.default_rng(2)
-    for u_bits, c_bits, length in ((1, 1, 8), (2, 1, 9), (1, 3, 50), (4, 2, 100)):
-        u, c = rng.integers(0, 2**u_bits, length), rng.integers(0, 2**c_bits, length)
-        assert dot_mixed(u, u_bits, c, c_bits) == u @ (2 * c - (2**c_bits - 1))
-
-
-exercise(dot_mixed, check_dot_mixed)
-
-
-# %%
-def dot_ternary(s, t):
-    """3. The dot product of two vectors of -1, 0 and +1, by XOR.
-
-    A ternary number is half the sum of two signs: -1 is (-1, -1), 0 is (+1, -1), +1 is (+1, +1). What is T, and what the
-    constant?
-    """
-    raise YourTurn
-
-
-def check_dot_ternary(dot_ternary):
-    rng = np.random.default_rng(3)
-    for length in (1, 8, 13, 100):
-        s, t = rng.integers(-1, 2, (2, length))
-        assert dot_ternary(s, t) == s @ t
-
-
-exercise(dot_ternary, check_dot_ternary)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1 and equation 3. The

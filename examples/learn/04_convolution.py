@@ -13,6 +13,7 @@ from time import thread_time
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
+from check import check
 from common import AMBER, BLUE, GREY, RED, YourTurn, exercise, show, size
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -89,7 +90,35 @@ print("first pixel, first image:", bit_conv(u, u_bits, c, c_bits)[0, 0, 0], "in 
 
 # %% [markdown]
 # Exactly equal: integers in both, and floats are exact for integers this small.
-#
+
+# %% [markdown]
+# ### Exercise: `strided`
+
+
+# %%
+def strided(u, u_bits, c, c_bits, stride):
+    """Like bit_conv, but without padding, and only at every ``stride``-th row and column of places."""
+    raise YourTurn
+
+
+def check_strided(strided):
+    rng = np.random.default_rng(1)
+    for edge, stride, u_bits, c_bits in ((6, 1, 1, 1), (7, 2, 2, 1), (9, 3, 1, 2)):
+        u, c = rng.integers(0, 2**u_bits, (2, edge, edge, 10)), rng.integers(0, 2**c_bits, (3, 3, 10, 4))
+        truth = reference.forward(u, 2 * c - (2**c_bits - 1), Conv(10, 4, (3, 3), (stride, stride)))
+        ours = strided(u, u_bits, c, c_bits, stride)
+        assert np.shape(ours) == truth.shape and (ours == truth).all()
+
+
+exercise(strided, check_strided)
+
+# %% [markdown]
+# ### Your file: `forward`
+
+# %%
+check("forward")
+
+# %% [markdown]
 # ## Why zeros may surround the image
 #
 # We padded codes with code 0. For activations that is right, since code 0 is level 0. In the identity it even costs nothing:
@@ -134,7 +163,34 @@ show(figure, "04-border")
 # The cure is a constant. A tap outside added $-n$ times its weight levels, so add $n$ times the sum of these. Pixels with the
 # same taps outside share the constant: here 9 kinds of pixels, *border classes*, in a small table with a row for each. The
 # library keeps such a table and adds nothing to its inner loop.
-#
+
+# %% [markdown]
+# ### Exercise: `border_constants`
+
+
+# %%
+def border_constants(c, c_bits, v_bits, inside):
+    """What to add to a convolution of bipolar codes of ``v_bits`` bits that was padded with code 0.
+
+    c : weight codes (3, 3, C, F), bipolar; inside : (pixels, 9), 1 where a tap lies in the image. Result: (pixels, F).
+    """
+    raise YourTurn
+
+
+def check_border_constants(border_constants):
+    rng = np.random.default_rng(2)
+    for c_bits, v_bits in ((1, 1), (2, 3)):
+        n_c, n_v = 2**c_bits - 1, 2**v_bits - 1
+        c, v = rng.integers(0, n_c + 1, (3, 3, 5, 4)), rng.integers(0, n_v + 1, (1, 4, 6, 5))
+        levels = (2 * c - n_c).reshape(-1, 4)
+        inside = im2col(pad(np.ones((1, 4, 6, 1), int))).reshape(24, 9)
+        padded, truth = im2col(2 * pad(v) - n_v) @ levels, im2col(pad(2 * v - n_v)) @ levels
+        assert (padded.reshape(24, 4) + border_constants(c, c_bits, v_bits, inside) == truth.reshape(24, 4)).all()
+
+
+exercise(border_constants, check_border_constants)
+
+# %% [markdown]
 # ## Operations and bytes
 #
 # Now to speed, on a real layer: `conv2` of the SVHN network, 64 to 64 channels on 18 x 18 pixels, weights of 1 bit, activations
@@ -152,6 +208,24 @@ print(f"as 64-bit words: {pairs} pairs of planes x 9 taps = {pairs * 9} XORs, po
 print(f"an image's activations: {18 * 18 * 64 * 4:,} bytes as float32, {18 * 18 * 64 * 2 // 8:,} in 2 bits")
 assert macs // batch == 11_943_936 == 9 * 64 * 18 * 18 * 64
 assert 9 * 64 / (pairs * 9) == 32
+
+# %% [markdown]
+# ### Exercise: `packed_bytes`
+
+
+# %%
+def packed_bytes(height, width, channels, bits):
+    """Bytes of an image's codes, packed along channels into words of 32 bits, a row of words for each plane."""
+    raise YourTurn
+
+
+def check_packed_bytes(packed_bytes):
+    assert packed_bytes(18, 18, 64, 2) == 18 * 18 * 2 * 8
+    assert packed_bytes(1, 1, 1, 1) == 4
+    assert packed_bytes(5, 5, 33, 3) == 5 * 5 * 3 * 8
+
+
+exercise(packed_bytes, check_packed_bytes)
 
 # %% [markdown]
 # So a step on words does the work of 32 multiply-accumulates here, and memory shrinks 16 times. Does our NumPy version
@@ -346,64 +420,6 @@ show(figure, "04-roofline")
 # %%
 assert (u.bits * c.bits) / (2 * 4) == 1 / 4
 
-# %% [markdown]
-# ## Exercises
-
-
-# %%
-def packed_bytes(height, width, channels, bits):
-    """1. Bytes of an image's codes, packed along channels into words of 32 bits, a row of words for each plane."""
-    raise YourTurn
-
-
-def check_packed_bytes(packed_bytes):
-    assert packed_bytes(18, 18, 64, 2) == 18 * 18 * 2 * 8
-    assert packed_bytes(1, 1, 1, 1) == 4
-    assert packed_bytes(5, 5, 33, 3) == 5 * 5 * 3 * 8
-
-
-exercise(packed_bytes, check_packed_bytes)
-
-
-# %%
-def strided(u, u_bits, c, c_bits, stride):
-    """2. Like bit_conv, but without padding, and only at every ``stride``-th row and column of places."""
-    raise YourTurn
-
-
-def check_strided(strided):
-    rng = np.random.default_rng(1)
-    for edge, stride, u_bits, c_bits in ((6, 1, 1, 1), (7, 2, 2, 1), (9, 3, 1, 2)):
-        u, c = rng.integers(0, 2**u_bits, (2, edge, edge, 10)), rng.integers(0, 2**c_bits, (3, 3, 10, 4))
-        truth = reference.forward(u, 2 * c - (2**c_bits - 1), Conv(10, 4, (3, 3), (stride, stride)))
-        ours = strided(u, u_bits, c, c_bits, stride)
-        assert np.shape(ours) == truth.shape and (ours == truth).all()
-
-
-exercise(strided, check_strided)
-
-
-# %%
-def border_constants(c, c_bits, v_bits, inside):
-    """3. What to add to a convolution of bipolar codes of ``v_bits`` bits that was padded with code 0.
-
-    c : weight codes (3, 3, C, F), bipolar; inside : (pixels, 9), 1 where a tap lies in the image. Result: (pixels, F).
-    """
-    raise YourTurn
-
-
-def check_border_constants(border_constants):
-    rng = np.random.default_rng(2)
-    for c_bits, v_bits in ((1, 1), (2, 3)):
-        n_c, n_v = 2**c_bits - 1, 2**v_bits - 1
-        c, v = rng.integers(0, n_c + 1, (3, 3, 5, 4)), rng.integers(0, n_v + 1, (1, 4, 6, 5))
-        levels = (2 * c - n_c).reshape(-1, 4)
-        inside = im2col(pad(np.ones((1, 4, 6, 1), int))).reshape(24, 9)
-        padded, truth = im2col(2 * pad(v) - n_v) @ levels, im2col(pad(2 * v - n_v)) @ levels
-        assert (padded.reshape(24, 4) + border_constants(c, c_bits, v_bits, inside) == truth.reshape(24, 4)).all()
-
-
-exercise(border_constants, check_border_constants)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1. Williams, Waterman and

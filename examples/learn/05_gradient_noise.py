@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show, size
 
 from bitnet import functional, models, optimizers, random
@@ -116,7 +117,35 @@ show(figure, "05-average")
 # On the built page, choose the bits and the number of draws that are averaged, and watch the mean settle on the gradient.
 #
 # <div class="widget" data-widget="noise"></div>
+
+# %% [markdown]
+# ### Exercise: `chance_up`
+
+
+# %%
+def chance_up(g, M, bits):
+    """The probability with which a gradient g (a number) is rounded up, to the next level above it."""
+    raise YourTurn
+
+
+def check_chance_up(chance_up):
+    assert np.isclose(chance_up(1.0, 6.0, 2), 0.75)
+    assert np.isclose(chance_up(0.0, 2.0, 4), 0.5)
+    assert np.isclose(chance_up(-1.0, 4.0, 1), 0.375)
+    assert np.isclose(chance_up(-2.0, 6.0, 2), 0)
+
+
+exercise(chance_up, check_chance_up)
+
+# %% [markdown]
+# ### Your file: `gradient_codes`
 #
+# The noise is handed in, so that yours and bitnet's can be the same.
+
+# %%
+check("gradient_codes")
+
+# %% [markdown]
 # ## Why plain rounding fails
 #
 # Take the smallest training that there is: one parameter $w$, three samples with targets 0, 0 and 0.6, and the loss
@@ -162,7 +191,55 @@ show(figure, "05-stuck")
 #
 # Why can weights and activations do without noise? Their rounding is part of the network. Training sees the loss that the
 # rounded network has, and everything else adapts to it. Nothing adapts to a wrong gradient.
+
+# %% [markdown]
+# ### Exercise: `three_levels`
+
+
+# %%
+def three_levels(g, u):
+    """Round an array (samples, ...) to -M, 0 and M of each sample, so that it is right on average.
+
+    ``u`` is noise of the same shape, even between 0 and 1: unlike f_gamma, this rounding leaves a zero a zero.
+    """
+    raise YourTurn
+
+
+def check_three_levels(three_levels):
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((3, 10))
+    g[:, 0] = 0
+    draws = np.array([three_levels(g, rng.random(g.shape)) for _ in range(4000)])
+    M = np.abs(g).max(axis=1, keepdims=True)
+    levels = np.abs(draws) / M
+    assert np.all(np.isclose(levels, 0) | np.isclose(levels, 1))
+    assert not draws[..., 0].any()
+    assert np.abs(draws.mean(axis=0) - g).max() < 0.15
+
+
+exercise(three_levels, check_three_levels)
+
+# %% [markdown]
+# ### Find the bug
 #
+# This rounding has noise, and yet the mean of many draws is off, by the same amount for every number. Mend it.
+
+# %%
+def off(g, bits, u):
+    """Gradients (samples, numbers) rounded to levels; u is even between 0 and 1, of the same shape."""
+    n, M = 2**bits - 1, np.abs(g).max(axis=1, keepdims=True)
+    return (2 * np.rint(np.clip(n / 2 * g / M + n / 2 + u, 0, n)) - n) * M / n
+
+
+def check_off(off):
+    rng, g = np.random.default_rng(0), np.array([[1.0, 0.3, -0.2, -0.6]])
+    mean = np.mean([off(g, 4, rng.random(g.shape)) for _ in range(4000)], axis=0)
+    assert np.allclose(mean.round(2), g, atol=0.03)
+
+
+exercise(off, check_off)
+
+# %% [markdown]
 # ## The gradients of a real layer
 #
 # Now a network: DoReFa-Net's SVHN network with an eighth of its channels (model D), trained for some steps on house numbers.
@@ -249,6 +326,27 @@ for bits, measured in zip(widths, snr, strict=True):
     print(f"{bits} bits: {predicted:5.1f} dB by formula, {measured:5.1f} dB measured, mean f(1-f) {(f * (1 - f)).mean():.3f}")
     assert abs(predicted - measured) < 0.3
 assert all(11 < later - earlier < 16 for earlier, later in pairwise(snr))  # two bits more, 6 to 8 dB each
+
+# %% [markdown]
+# ### Exercise: `draws_for`
+
+
+# %%
+def draws_for(bits, more):
+    """With ``bits`` bits, the mean of how many draws is about as good as one draw with ``more`` bits? Round it.
+
+    Take the noise as proportional to the square of the distance of two levels.
+    """
+    raise YourTurn
+
+
+def check_draws_for(draws_for):
+    assert draws_for(4, 4) == 1
+    assert draws_for(2, 4) == 25
+    assert [draws_for(1, 2), draws_for(2, 8), draws_for(7, 8)] == [9, 7225, 4]
+
+
+exercise(draws_for, check_draws_for)
 
 # %% [markdown]
 # ## Why it trains nevertheless
@@ -346,68 +444,6 @@ assert not DoReFaGradient(2).encode(np.zeros((1, 4), np.float32)).decode().any()
 # - Plain rounding is not, and no number of steps repairs it.
 # - A bit is worth about 6 dB. With 2 bits the noise is louder than the gradient; many small steps average it out, as they do
 #   with the noise of small batches. How many is another question: chapter 8 shows a training that is too short for 2 bits.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/05_gradient_noise.py`.
-
-
-# %%
-def chance_up(g, M, bits):
-    """1. The probability with which a gradient g (a number) is rounded up, to the next level above it."""
-    raise YourTurn
-
-
-def check_chance_up(chance_up):
-    assert np.isclose(chance_up(1.0, 6.0, 2), 0.75)
-    assert np.isclose(chance_up(0.0, 2.0, 4), 0.5)
-    assert np.isclose(chance_up(-1.0, 4.0, 1), 0.375)
-    assert np.isclose(chance_up(-2.0, 6.0, 2), 0)
-
-
-exercise(chance_up, check_chance_up)
-
-
-# %%
-def draws_for(bits, more):
-    """2. With ``bits`` bits, the mean of how many draws is about as good as one draw with ``more`` bits? Round it.
-
-    Take the noise as proportional to the square of the distance of two levels.
-    """
-    raise YourTurn
-
-
-def check_draws_for(draws_for):
-    assert draws_for(4, 4) == 1
-    assert draws_for(2, 4) == 25
-    assert [draws_for(1, 2), draws_for(2, 8), draws_for(7, 8)] == [9, 7225, 4]
-
-
-exercise(draws_for, check_draws_for)
-
-
-# %%
-def three_levels(g, u):
-    """3. Round an array (samples, ...) to -M, 0 and M of each sample, so that it is right on average.
-
-    ``u`` is noise of the same shape, even between 0 and 1: unlike f_gamma, this rounding leaves a zero a zero.
-    """
-    raise YourTurn
-
-
-def check_three_levels(three_levels):
-    rng = np.random.default_rng(0)
-    g = rng.standard_normal((3, 10))
-    g[:, 0] = 0
-    draws = np.array([three_levels(g, rng.random(g.shape)) for _ in range(4000)])
-    M = np.abs(g).max(axis=1, keepdims=True)
-    levels = np.abs(draws) / M
-    assert np.all(np.isclose(levels, 0) | np.isclose(levels, 1))
-    assert not draws[..., 0].any()
-    assert np.abs(draws.mean(axis=0) - g).max() < 0.15
-
-
-exercise(three_levels, check_three_levels)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, section 2.5 and equation 7.

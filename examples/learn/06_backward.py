@@ -10,6 +10,7 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, exercise, show, size
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -101,7 +102,28 @@ show(figure, "06-triples")
 # The direction of the sum decides what lies side by side in a word, because a popcount adds up one word. Forward packs input
 # channels. The input gradient packs output channels, of gradient and weight. The weight gradient packs *positions*: of one
 # channel, the bits of 32 or 64 pixels. So gradients and activations are packed twice, in two directions.
-#
+
+# %% [markdown]
+# ### Exercise: `linear_grads`
+
+
+# %%
+def linear_grads(x, w, g):
+    """A fully connected layer is y = x @ w. From the gradient g of y: the gradients of x and of w."""
+    raise YourTurn
+
+
+def check_linear_grads(linear_grads):
+    rng = np.random.default_rng(1)
+    x, w, g = rng.standard_normal((4, 5)), rng.standard_normal((5, 3)), rng.standard_normal((4, 3))
+    _, dx, dw = convolution(x[:, None, None], w[None, None], g[:, None, None], 1, 0)
+    ours = linear_grads(x, w, g)
+    assert np.allclose(ours[0], dx[:, 0, 0]) and np.allclose(ours[1], dw[0, 0])
+
+
+exercise(linear_grads, check_linear_grads)
+
+# %% [markdown]
 # ## Input gradient: no code is zero
 #
 # Now to codes. From chapter 5: a gradient is quantized with noise, and becomes bipolar codes $v$, levels $2v - n$, with a scale
@@ -169,10 +191,41 @@ assert (input_grad_bits(v, 4, c, 1) == dx).all()
 print("input gradient of one pixel, bits:", input_grad_bits(v, 4, c, 1)[0, 0, 0], "loop:", dx[0, 0, 0])
 
 # %% [markdown]
+# ### Exercise: `masked_dot`
+
+
+# %%
+def masked_dot(v, v_bits, c, c_bits, valid):
+    """Sum of (2v - n_v) * (2c - n_c) where ``valid`` is 1, from packed planes: the second way out, with a mask.
+
+    Vectors of codes and of zeros and ones. One AND more for each pair of planes, and another constant.
+    """
+    raise YourTurn
+
+
+def check_masked_dot(masked_dot):
+    rng = np.random.default_rng(2)
+    for v_bits, c_bits, length in ((1, 1, 8), (4, 1, 30), (3, 2, 100)):
+        n_v, n_c = 2**v_bits - 1, 2**c_bits - 1
+        v, c = rng.integers(0, n_v + 1, length), rng.integers(0, n_c + 1, length)
+        valid = rng.integers(0, 2, length)
+        assert masked_dot(v, v_bits, c, c_bits, valid) == ((2 * v - n_v) * (2 * c - n_c) * valid).sum()
+
+
+exercise(masked_dot, check_masked_dot)
+
+# %% [markdown]
 # Real numbers are this integer times both scales. Both are constant within the sum: it runs over filters and taps of one image.
 # That is why DoReFa-Net gives a *layer* one weight scale and not each filter its own. A scale for each filter would sit inside
 # this sum.
-#
+
+# %% [markdown]
+# ### Your file: `input_grad`
+
+# %%
+check("input_grad")
+
+# %% [markdown]
 # ## Strides: phases
 #
 # With stride 2, look at the columns of the right picture: odd inputs meet taps 0 and 2, even ones tap 1 alone. The textbook's
@@ -201,6 +254,24 @@ for axis, count, shift, title in ((axes[0], 6, 0, "Stride 2: inputs of four phas
 show(figure, "06-phases")
 
 # %% [markdown]
+# ### Exercise: `taps_of`
+
+
+# %%
+def taps_of(position, kernel_size, stride, padding):
+    """The taps that meet an input position in one dimension, in rising order, if outputs had no end on either side."""
+    raise YourTurn
+
+
+def check_taps_of(taps_of):
+    assert [list(taps_of(i, 3, 2, 1)) for i in (0, 1, 2)] == [[1], [0, 2], [1]]
+    assert list(taps_of(4, 5, 1, 2)) == [0, 1, 2, 3, 4]
+    assert [list(taps_of(i, 3, 4, 0)) for i in range(4)] == [[0], [1], [2], []]
+
+
+exercise(taps_of, check_taps_of)
+
+# %% [markdown]
 # ## Weight gradient: bits along positions
 #
 # For one image, one tap, one input channel and one filter, the weight gradient is a dot product over all output positions:
@@ -227,10 +298,25 @@ print("weight gradient, tap (0, 0), channel 0, bits:", sum(weight_grad_bits(u[i]
       "loop:", dw[0, 0, 0, :5])
 
 # %% [markdown]
+# <details><summary>Predict: along which axis do the bits of a word lie in each of the three products?</summary>
+#
+# Along the axis that is summed: input channels forward, output channels for the input gradient, positions for the weight
+# gradient.
+#
+# </details>
+
+# %% [markdown]
 # We copied the positions for each of the nine taps. The library copies nothing: a tap is the *same* stream of bits, shifted by
 # a few places. Between two rows of outputs that leaves places which belong to no output. There both bits are set to 0, and the
 # XOR is 0. With a stride, positions are sorted into phases first, so that those of one tap lie side by side again.
-#
+
+# %% [markdown]
+# ### Your file: `weight_grad`
+
+# %%
+check("weight_grad")
+
+# %% [markdown]
 # ## One scale for each image splits the sum
 #
 # The sum of $D$ over images above was a sum of levels. The real gradient has a scale $M_s / n_g$ for each image $s$, with $M_s$
@@ -361,61 +447,6 @@ assert sorted(on_bits) == sorted(2 * [("forward", (2, 1)), ("input_grad", (4, 1)
 # %%
 assert [bits[0] * bits[1] for _, bits in sorted(set(on_bits))] == [2, 4, 8]
 
-# %% [markdown]
-# ## Exercises
-
-
-# %%
-def linear_grads(x, w, g):
-    """1. A fully connected layer is y = x @ w. From the gradient g of y: the gradients of x and of w."""
-    raise YourTurn
-
-
-def check_linear_grads(linear_grads):
-    rng = np.random.default_rng(1)
-    x, w, g = rng.standard_normal((4, 5)), rng.standard_normal((5, 3)), rng.standard_normal((4, 3))
-    _, dx, dw = convolution(x[:, None, None], w[None, None], g[:, None, None], 1, 0)
-    ours = linear_grads(x, w, g)
-    assert np.allclose(ours[0], dx[:, 0, 0]) and np.allclose(ours[1], dw[0, 0])
-
-
-exercise(linear_grads, check_linear_grads)
-
-
-# %%
-def taps_of(position, kernel_size, stride, padding):
-    """2. The taps that meet an input position in one dimension, in rising order, if outputs had no end on either side."""
-    raise YourTurn
-
-
-def check_taps_of(taps_of):
-    assert [list(taps_of(i, 3, 2, 1)) for i in (0, 1, 2)] == [[1], [0, 2], [1]]
-    assert list(taps_of(4, 5, 1, 2)) == [0, 1, 2, 3, 4]
-    assert [list(taps_of(i, 3, 4, 0)) for i in range(4)] == [[0], [1], [2], []]
-
-
-exercise(taps_of, check_taps_of)
-
-
-# %%
-def masked_dot(v, v_bits, c, c_bits, valid):
-    """3. Sum of (2v - n_v) * (2c - n_c) where ``valid`` is 1, from packed planes: the second way out, with a mask.
-
-    Vectors of codes and of zeros and ones. One AND more for each pair of planes, and another constant.
-    """
-    raise YourTurn
-
-
-def check_masked_dot(masked_dot):
-    rng = np.random.default_rng(2)
-    for v_bits, c_bits, length in ((1, 1, 8), (4, 1, 30), (3, 2, 100)):
-        n_v, n_c = 2**v_bits - 1, 2**c_bits - 1
-        v, c = rng.integers(0, n_v + 1, length), rng.integers(0, n_c + 1, length)
-        valid = rng.integers(0, 2, length)
-        assert masked_dot(v, v_bits, c, c_bits, valid) == ((2 * v - n_v) * (2 * c - n_c) * valid).sum()
-
-
-exercise(masked_dot, check_masked_dot)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.5 and equation 7

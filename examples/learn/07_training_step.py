@@ -10,6 +10,7 @@ import inspect
 
 import matplotlib.pyplot as plt
 import numpy as np
+from check import check
 from common import AMBER, BLUE, GREY, YourTurn, digits, exercise, show, size
 from network import small
 
@@ -99,9 +100,46 @@ assert accum.dtype == np.int16 and np.array_equal(y1.data, accum.astype(np.float
 print(f"sums of conv1 before scaling: {accum.dtype}, from {accum.min()} to {accum.max()}; scale {kappa:.2e}")
 
 # %% [markdown]
+# ### Exercise: `packed_bytes`
+
+
+# %%
+def packed_bytes(shape, bits, padding):
+    """Bytes of codes (N, H, W, C) packed along channels into words of 32 bits, with ``padding`` pixels on each side."""
+    raise YourTurn
+
+
+def check_packed_bytes(packed_bytes):
+    for shape, bits, padding in (((2, 5, 7, 32), 1, 0), ((3, 4, 4, 33), 2, 1), ((1, 6, 5, 100), 4, 2)):
+        codes = Codes(np.zeros(shape, np.uint8), bits, "unsigned")
+        assert packed_bytes(shape, bits, padding) == pack_channels(codes, 1, ((padding, padding),) * 2).nbytes
+
+
+exercise(packed_bytes, check_packed_bytes)
+
+# %% [markdown]
 # The sums of conv1 are integers of at most 864: 9 taps of 32 channels, each a code of at most 3 times $\pm 1$. They fit 16
 # bits. Only then comes the one multiplication by the two scales that makes them real numbers.
-#
+
+# %% [markdown]
+# ### Exercise: `sum_type`
+
+
+# %%
+def sum_type(kernel_size, channels, w_bits, a_bits):
+    """"int16" or "int32": what holds every sum of a kernel_size x kernel_size convolution of so many channels?"""
+    raise YourTurn
+
+
+def check_sum_type(sum_type):
+    assert sum_type(3, 32, 1, 2) == sum_type(5, 128, 1, 2) == "int16"
+    assert sum_type(3, 512, 2, 4) == sum_type(3, 32, 8, 8) == "int32"
+    assert (sum_type(1, 10_922, 1, 2), sum_type(1, 10_923, 1, 2)) == ("int16", "int32")
+
+
+exercise(sum_type, check_sum_type)
+
+# %% [markdown]
 # ## Backward, one operation at a time
 #
 # Each tensor remembers the operation that made it, its `_function`, and that has a method `backward`: from the gradient of
@@ -146,7 +184,14 @@ while tensor._function is not None:
 # The activation lets it pass where its input was in [0, 1] and stops it elsewhere: this is the straight-through estimator
 # with its window, chapter 2 (`apply_window`). So the input gradient of conv2 leaves its product as real numbers, walks
 # through all of that, and is rounded again before conv1.
-#
+
+# %% [markdown]
+# ### Your file: `max_pool`, `max_pool_grad`, `batch_norm_grad`
+
+# %%
+check("max_pool", "max_pool_grad", "batch_norm_grad")
+
+# %% [markdown]
 # Was this the real thing? The library's own `loss.backward()`, with the same noise, must give the same gradients to the bit.
 
 # %%
@@ -285,7 +330,30 @@ assert totals["(1,2,4), fused"] < totals["float"] / 3 and totals["(1,2,4), singl
 # what makes few bits pay in memory. Left are the sums (16 bits each), the codes (a byte each), and one byte a result that
 # says where in its pooling window the maximum was and whether clip let the gradient pass. The floats that remain are the
 # images, and the end of the network, where the last layer wants real numbers.
-#
+
+# %% [markdown]
+# ### Exercise: `kept_bytes`
+
+
+# %%
+def kept_bytes(shape, pool):
+    """Bytes that a fused block keeps of its own: int16 sums of ``shape`` (N, H, W, C), a code and a place for each result.
+
+    Results are those of pooling by pool x pool windows; codes and places have a byte each.
+    """
+    raise YourTurn
+
+
+def check_kept_bytes(kept_bytes):
+    codes = model.conv1(Tensor(a0.codes))
+    block = codes._function
+    assert kept_bytes(block.accum.shape, 2) == block.accum.nbytes + block.route.nbytes + codes.codes.values.nbytes
+    assert kept_bytes((1, 4, 4, 8), 1) == 4 * 128
+
+
+exercise(kept_bytes, check_kept_bytes)
+
+# %% [markdown]
 # Weights are another matter. Training keeps a float32 *latent* weight (chapter 2), because a step of 0.001 is too small for a
 # code of one bit. Watch one step of Adam (chapter 5), which keeps two more floats for each weight, the running means of
 # the gradient and of its square:
@@ -325,6 +393,12 @@ axes[1].text(0.5, "inference, packed", "1/8", color=BLUE, va="center")
 show(figure, "07-memory")
 
 # %% [markdown]
+# ### Your file: `adam`
+
+# %%
+check("adam")
+
+# %% [markdown]
 # So training in bits needs a byte *more* for each weight: 17 instead of 16. A frozen network, where only the packed codes are
 # kept, needs an eighth of a byte, 32 times less than float32. And the gradients between layers are float32 on their way
 # through batch norm, in the fused path as well: each block receives and returns real numbers in backward.
@@ -336,59 +410,6 @@ show(figure, "07-memory")
 # - Codes travel as bytes and are packed by whoever needs them, along the axis that the product adds up.
 # - Fusing keeps floats out of memory, and changes no bit. The kernel family changes no bit either.
 # - Activations shrink in training; weights, gradients of weights and the optimizer do not.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/07_training_step.py`.
-
-
-# %%
-def packed_bytes(shape, bits, padding):
-    """1. Bytes of codes (N, H, W, C) packed along channels into words of 32 bits, with ``padding`` pixels on each side."""
-    raise YourTurn
-
-
-def check_packed_bytes(packed_bytes):
-    for shape, bits, padding in (((2, 5, 7, 32), 1, 0), ((3, 4, 4, 33), 2, 1), ((1, 6, 5, 100), 4, 2)):
-        codes = Codes(np.zeros(shape, np.uint8), bits, "unsigned")
-        assert packed_bytes(shape, bits, padding) == pack_channels(codes, 1, ((padding, padding),) * 2).nbytes
-
-
-exercise(packed_bytes, check_packed_bytes)
-
-
-# %%
-def sum_type(kernel_size, channels, w_bits, a_bits):
-    """2. "int16" or "int32": what holds every sum of a kernel_size x kernel_size convolution of so many channels?"""
-    raise YourTurn
-
-
-def check_sum_type(sum_type):
-    assert sum_type(3, 32, 1, 2) == sum_type(5, 128, 1, 2) == "int16"
-    assert sum_type(3, 512, 2, 4) == sum_type(3, 32, 8, 8) == "int32"
-    assert (sum_type(1, 10_922, 1, 2), sum_type(1, 10_923, 1, 2)) == ("int16", "int32")
-
-
-exercise(sum_type, check_sum_type)
-
-
-# %%
-def kept_bytes(shape, pool):
-    """3. Bytes that a fused block keeps of its own: int16 sums of ``shape`` (N, H, W, C), a code and a place for each result.
-
-    Results are those of pooling by pool x pool windows; codes and places have a byte each.
-    """
-    raise YourTurn
-
-
-def check_kept_bytes(kept_bytes):
-    codes = model.conv1(Tensor(a0.codes))
-    block = codes._function
-    assert kept_bytes(block.accum.shape, 2) == block.accum.nbytes + block.route.nbytes + codes.codes.values.nbytes
-    assert kept_bytes((1, 4, 4, 8), 1) == 4 * 128
-
-
-exercise(kept_bytes, check_kept_bytes)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016: its algorithm 1 is the step

@@ -167,7 +167,66 @@ assert 3 < packed_size((32, 32, 32)) / packed_size((1, 2, 2)) < 4
 # that share W lie above each other; bits of activations and gradients cost time, not size (chapter 9). The inner weights of
 # (1, 2, 2) take 32 times less than in float, the whole network not even 4 times less: the float first and last layers set a
 # floor that no bit width lowers. In a large network they weigh less.
-#
+
+# %% [markdown]
+# ### Exercise: `images_for`
+
+
+# %%
+def images_for(accuracy, error):
+    """How many test images (rounded up) bring the standard error of an accuracy down to ``error``?"""
+    raise YourTurn
+
+
+def check_images_for(images_for):
+    assert images_for(0.5, 0.05) == 100
+    assert images_for(0.9, 0.01) in (900, 901)
+    assert images_for(0.975, 0.001) in (24375, 24376)
+
+
+exercise(images_for, check_images_for)
+
+# %% [markdown]
+# ### Exercise: `is_clear`
+
+
+# %%
+def is_clear(right, other, count):
+    """Of ``count`` images, two networks got so many right. Is the difference above twice its standard error?"""
+    raise YourTurn
+
+
+def check_is_clear(is_clear):
+    assert not is_clear(810, 800, 1000) and not is_clear(800, 810, 1000)
+    assert is_clear(810, 750, 1000) and is_clear(750, 810, 1000)
+    assert is_clear(8100, 8000, 10_000) is not is_clear(8200, 8000, 10_000)
+
+
+exercise(is_clear, check_is_clear)
+
+# %% [markdown]
+# ### Exercise: `seeds_for`
+
+
+# %%
+def seeds_for(scatter, difference):
+    """How many seeds for each of two settings, so that the difference of their means is twice its standard error?
+
+    Single runs scatter by ``scatter`` (a standard deviation) in both settings. A mean of k runs scatters by scatter / sqrt(k).
+    """
+    raise YourTurn
+
+
+def check_seeds_for(seeds_for):
+    assert seeds_for(1.0, 2.0) == 2
+    assert seeds_for(1.0, 1.0) == 8
+    assert seeds_for(0.7, 1.0) == 4
+    assert seeds_for(0.1, 1.0) == 1
+
+
+exercise(seeds_for, check_seeds_for)
+
+# %% [markdown]
 # ## Inside
 #
 # Three questions come up when a network with few bits does not learn.
@@ -242,59 +301,6 @@ show(figure, "08-inside")
 # - The loop is that of any network; the bits are in the layers.
 # - Fewer bits learn more slowly. How much accuracy that costs in the end depends on width, data and patience.
 # - One run is one sample. Test images and seeds both scatter.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/08_train.py`.
-
-
-# %%
-def images_for(accuracy, error):
-    """1. How many test images (rounded up) bring the standard error of an accuracy down to ``error``?"""
-    raise YourTurn
-
-
-def check_images_for(images_for):
-    assert images_for(0.5, 0.05) == 100
-    assert images_for(0.9, 0.01) in (900, 901)
-    assert images_for(0.975, 0.001) in (24375, 24376)
-
-
-exercise(images_for, check_images_for)
-
-
-# %%
-def is_clear(right, other, count):
-    """2. Of ``count`` images, two networks got so many right. Is the difference above twice its standard error?"""
-    raise YourTurn
-
-
-def check_is_clear(is_clear):
-    assert not is_clear(810, 800, 1000) and not is_clear(800, 810, 1000)
-    assert is_clear(810, 750, 1000) and is_clear(750, 810, 1000)
-    assert is_clear(8100, 8000, 10_000) is not is_clear(8200, 8000, 10_000)
-
-
-exercise(is_clear, check_is_clear)
-
-
-# %%
-def seeds_for(scatter, difference):
-    """3. How many seeds for each of two settings, so that the difference of their means is twice its standard error?
-
-    Single runs scatter by ``scatter`` (a standard deviation) in both settings. A mean of k runs scatters by scatter / sqrt(k).
-    """
-    raise YourTurn
-
-
-def check_seeds_for(seeds_for):
-    assert seeds_for(1.0, 2.0) == 2
-    assert seeds_for(1.0, 1.0) == 8
-    assert seeds_for(0.7, 1.0) == 4
-    assert seeds_for(0.1, 1.0) == 1
-
-
-exercise(seeds_for, check_seeds_for)
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016: its section 3.1 and Table 1

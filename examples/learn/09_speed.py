@@ -48,7 +48,29 @@ print(f"one pair of bit planes against float32: {ratio:.1f} times as many MACs; 
 # %% [markdown]
 # GMAC/s are $10^9$ MACs a second. The ratio in the last line is the real upper limit on this machine, and it is for *one*
 # pair of bit planes. Codes of $p$ and $q$ bits have $pq$ pairs (chapter 3), so divide by that.
-#
+
+# %% [markdown]
+# ### Exercise: `training_limit`
+
+
+# %%
+def training_limit(bits, ratio):
+    """The most that the three inner products of training can gain together over float32.
+
+    Each has the same MACs. ``ratio`` is popcount's limit over that of float32, for one pair of planes.
+    """
+    raise YourTurn
+
+
+def check_training_limit(training_limit):
+    assert np.isclose(training_limit((1, 1, 1), 10), 10)
+    assert np.isclose(training_limit((1, 2, 4), 14), 3)
+    assert np.isclose(training_limit((8, 8, 8), 64), 1)
+
+
+exercise(training_limit, check_training_limit)
+
+# %% [markdown]
 # ## A clock that can be trusted
 #
 # A machine does other things meanwhile. So contenders take turns, and the median of several rounds counts: an interruption
@@ -139,7 +161,25 @@ show(figure, "09-layer")
 # They say how good a kernel is, and whether the baseline is a fair one; the nominal rate says how long you wait. A kernel may
 # have a fine share and still lose, because it must do 8 pairs. So bitnet by default (`auto`) measures once which family is
 # the quickest for each product of a network, and remembers.
-#
+
+# %% [markdown]
+# ### Exercise: `share_of_limit`
+
+
+# %%
+def share_of_limit(macs, bits, milliseconds, limit):
+    """The share that popcount reaches of ``limit`` (GMAC/s of one-bit MACs); bits are those of the two operands."""
+    raise YourTurn
+
+
+def check_share_of_limit(share_of_limit):
+    assert np.isclose(share_of_limit(10**9, (1, 1), 1000, 1), 1)
+    assert np.isclose(share_of_limit(5 * 10**8, (4, 2), 10, 1000), 0.4)
+
+
+exercise(share_of_limit, check_share_of_limit)
+
+# %% [markdown]
 # ## When low bits do not pay
 #
 # Four cases, measured: few channels, many pairs of planes, one image at a time, and a first layer.
@@ -216,6 +256,27 @@ def amdahl(q, s):
 
 
 assert np.isclose(amdahl(0.8, 1e12), 5) and np.isclose(speed_up(1.0, 0.8), 5)
+
+# %% [markdown]
+# ### Exercise: `needed`
+
+
+# %%
+def needed(q, whole):
+    """How many times as fast must a part be that takes the share q, so that the whole is ``whole`` times as fast?
+
+    Return infinity where no speed is enough.
+    """
+    raise YourTurn
+
+
+def check_needed(needed):
+    assert np.isclose(amdahl(0.8, needed(0.8, 3)), 3)
+    assert np.isclose(needed(0.5, 4 / 3), 2)
+    assert needed(0.8, 5) == needed(0.5, 3) == np.inf
+
+
+exercise(needed, check_needed)
 
 # %% [markdown]
 # Now a whole training step, of DoReFa-Net's SVHN network with a quarter of its channels (model C), in float and in (1, 2, 4).
@@ -340,60 +401,6 @@ assert all(value >= 1 for value in free.values())
 # - Popcount wants many channels and few pairs of planes; where it does not pay, another family computes the same integers.
 # - A step gains what Amdahl's law leaves, and more where the rest becomes faster as well, as fusing does here. What is not a
 #   product counts as much as what is.
-#
-# ## Exercises
-#
-# Replace `raise YourTurn` by your answer and run the cell again. The solutions are in `solutions/09_speed.py`.
-
-
-# %%
-def needed(q, whole):
-    """1. How many times as fast must a part be that takes the share q, so that the whole is ``whole`` times as fast?
-
-    Return infinity where no speed is enough.
-    """
-    raise YourTurn
-
-
-def check_needed(needed):
-    assert np.isclose(amdahl(0.8, needed(0.8, 3)), 3)
-    assert np.isclose(needed(0.5, 4 / 3), 2)
-    assert needed(0.8, 5) == needed(0.5, 3) == np.inf
-
-
-exercise(needed, check_needed)
-
-
-# %%
-def share_of_limit(macs, bits, milliseconds, limit):
-    """2. The share that popcount reaches of ``limit`` (GMAC/s of one-bit MACs); bits are those of the two operands."""
-    raise YourTurn
-
-
-def check_share_of_limit(share_of_limit):
-    assert np.isclose(share_of_limit(10**9, (1, 1), 1000, 1), 1)
-    assert np.isclose(share_of_limit(5 * 10**8, (4, 2), 10, 1000), 0.4)
-
-
-exercise(share_of_limit, check_share_of_limit)
-
-
-# %%
-def training_limit(bits, ratio):
-    """3. The most that the three inner products of training can gain together over float32.
-
-    Each has the same MACs. ``ratio`` is popcount's limit over that of float32, for one pair of planes.
-    """
-    raise YourTurn
-
-
-def check_training_limit(training_limit):
-    assert np.isclose(training_limit((1, 1, 1), 10), 10)
-    assert np.isclose(training_limit((1, 2, 4), 14), 3)
-    assert np.isclose(training_limit((8, 8, 8), 64), 1)
-
-
-exercise(training_limit, check_training_limit)
 
 # %% [markdown]
 # Further: Rastegari et al., XNOR-Net, [arXiv:1603.05279](https://arxiv.org/abs/1603.05279), 2016, for the count of

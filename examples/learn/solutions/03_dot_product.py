@@ -24,3 +24,7 @@ def dot_ternary(s, t):
         for y in (t >= 0, t > 0):
             T += np.bitwise_count(np.packbits(x) ^ np.packbits(y)).sum(dtype=int)
     return len(s) - T // 2
+
+
+def constant(c, u_bits):
+    return (2**u_bits - 1) * c.sum(dtype=np.int64)  # the sum of uint8 in uint8 wraps at 256
