@@ -217,7 +217,7 @@ show(figure, "07-widths")
 # codes to codes: while a line of sums is in the processor's registers, it is scaled, normalised, pooled, clipped and rounded.
 # Floats exist there for a moment, and are never written to memory. This is called *fused*. It must not change a result, and
 # does not: codes, loss and gradients of the inner layers are the same bits with the single operations (`unfused`), with any
-# kernel family (chapter 4), on any number of threads. Only the first layer adds up its gradient in another order.
+# kernel family (chapter 3), on any number of threads. Only the first layer adds up its gradient in another order.
 
 
 # %%
@@ -306,7 +306,7 @@ print(f"on codes: {share:.0%} of all multiply-accumulates")
 # %% [markdown]
 # Six products on codes, three for each inner layer, as promised: input by weight, gradient by weight, gradient by input. The
 # first layer has no input gradient, because nobody wants to change the images. In this small network it has a large share of
-# the work; chapter 9 asks what that means for speed.
+# the work; chapter 10 asks what that means for speed.
 
 # %% [markdown]
 # ## What becomes smaller, and what does not

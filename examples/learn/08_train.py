@@ -13,8 +13,10 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from check import SOLUTION, check, load
 from common import AMBER, BLUE, GREY, RED, YourTurn, exercise, read, show, size
 from network import small
+from pieces import noise, parameters_of
 
 from bitnet import functional, optimizers, random
 from bitnet.datasets import Loader
@@ -123,7 +125,57 @@ assert losses[32, 32, 32] < histories[32, 32, 32][0]["train_loss"]
 # The loss of float and of (4, 4, 8) ends below that of (1, 2, 2), as the program has checked. In so few steps two bits of
 # gradient, which chapter 5 showed to be mostly noise, hardly get anywhere. The paper finds that wider networks tolerate fewer
 # bits: more weights share a task. And a longer training has more steps to average the noise over.
+
+# %% [markdown]
+# ## Yours trains
 #
+# Is `mine.py` complete? Then train it, beside bitnet: a network half as wide, the same initial weights, images and noise. The
+# last piece is `gradients`, which puts the others in order. Until yours is ready, the solution's file takes its place.
+
+# %%
+complete = check("gradients")
+mine = load() if complete else load(SOLUTION)
+print("what trains below:", "your mine.py" if complete else "solutions/mine.py")
+
+count = size(1200, 160)
+batches = [(np.float32(batch.images) / 256, batch.labels) for batch in Loader(train[:count], 20, seed=0).epoch(0)]
+network = small(width=8).train()
+p = parameters_of(network)  # {name: array}, copies
+random.seed(0)
+ours, statistics = mine.train(p, batches, (1, 2, 4), RATE, noise)
+
+optimizer, theirs = optimizers.Adam(network.parameters(), lr=RATE, eps=1e-5), []
+random.seed(0)
+for images, labels in batches:
+    optimizer.zero_grad()
+    loss = functional.softmax_cross_entropy(network(images), labels)
+    loss.backward()
+    optimizer.step()
+    theirs.append(float(loss.data))
+held = np.float32(test.images[:500]) / 256
+right = [np.mean(logits.argmax(axis=1) == test.labels[:500])
+         for logits in (mine.predict(p, held, (1, 2, 4), statistics)[0], network.eval()(held).data)]
+print("step           " + "".join(f"{step:9}" for step in range(1, 7)))
+print("loss, mine.py  " + "".join(f"{loss:9.5f}" for loss in ours[:6]))
+print("loss, bitnet   " + "".join(f"{loss:9.5f}" for loss in theirs[:6]))
+print(f"on {len(held)} test images after {len(batches)} steps: mine.py {right[0]:.1%}, bitnet {right[1]:.1%} right")
+assert np.isclose(ours[0], theirs[0], rtol=1e-5)
+
+for parameter, array in zip(network.train().named_parameters().values(), p.values(), strict=True):
+    parameter.data[...] = array  # bitnet's network, with the weights that mine.py has learned
+for images, labels in batches[:3]:
+    loss = functional.softmax_cross_entropy(network(images), labels)
+    assert np.isclose(mine.gradients(p, images, labels, (1, 2, 4), noise)[0], float(loss.data), rtol=1e-4)
+
+# %% [markdown]
+# The first losses agree in all digits that a float32 has. Then, sooner or later, a number lies so near to the middle between
+# two levels that the last digit of a float sum, which both add up in another order, decides: one code out of hundreds of
+# thousands is another one. From there on both are different runs of the same training, like two seeds. At the end we gave
+# bitnet the weights that `mine.py` had learned: with the same weights both compute the same loss, as the program has checked.
+#
+# `mine.py` is slow: NumPy makes an array for each step of `count`. The next chapter compiles that one function.
+
+# %% [markdown]
 # ## How sure is that?
 #
 # The numbers behind +- are *standard errors*: with $n$ test images and accuracy $p$, other test images would give an accuracy
@@ -164,7 +216,7 @@ assert 3 < packed_size((32, 32, 32)) / packed_size((1, 2, 2)) < 4
 
 # %% [markdown]
 # The right picture has the trade-off: down is better, left is smaller. The weights' bits alone decide the size, so settings
-# that share W lie above each other; bits of activations and gradients cost time, not size (chapter 9). The inner weights of
+# that share W lie above each other; bits of activations and gradients cost time, not size (chapter 10). The inner weights of
 # (1, 2, 2) take 32 times less than in float, the whole network not even 4 times less: the float first and last layers set a
 # floor that no bit width lowers. In a large network they weigh less.
 

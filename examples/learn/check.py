@@ -23,6 +23,7 @@ from common import YourTurn
 from pieces import PIECES
 
 HERE = Path(__file__).resolve().parent
+SOLUTION = HERE / "solutions" / "mine.py"
 
 
 class CheckError(Exception):

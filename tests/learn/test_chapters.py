@@ -17,6 +17,7 @@ from PIL import Image
 from .conftest import LEARN
 
 CHAPTERS = sorted(LEARN.glob("[0-9][0-9]_*.py"))
+COURSE = ("common", "network", "pieces", "check")  # modules that each chapter is to import anew
 
 
 class Chapter:
@@ -42,20 +43,28 @@ def chapter(request, environment, tmp_path_factory):
         patch.setenv("BITNET_LEARN_PICTURES", str(folder))
         patch.chdir(folder)
         patch.syspath_prepend(LEARN)
-        patch.delitem(sys.modules, "common", raising=False)
+        for name in COURSE:
+            patch.delitem(sys.modules, name, raising=False)
         plt.switch_backend("Agg")
         try:
             yield Chapter(request.param, folder)
         finally:
             plt.close("all")
-            sys.modules.pop("common", None)
+            for name in COURSE:
+                sys.modules.pop(name, None)
 
 
 def test_it_begins_and_ends_like_the_others(chapter):
     number = int(chapter.path.name[:2])
     assert re.match(rf"# %% \[markdown\]\n# # {number}\. \w.*\n#\n# \w", chapter.source)
-    assert "\n# ## Exercises\n" in chapter.source
-    assert chapter.source.split("# %% [markdown]")[-1].startswith("\n# Further: ")
+    assert "\n# Further: " in chapter.source.split("# %% [markdown]")[-1]
+
+
+def test_exercises_stand_where_their_idea_is(chapter):
+    """Headings follow the last one's beginning: there is no list of exercises at the end."""
+    at = [chapter.source.index(f"\ndef {name}(") / len(chapter.source) for name in chapter.checks]
+    assert min(at) < 0.6 and max(at) - min(at) > 0.02
+    assert "\n# ## Exercises" not in chapter.source
 
 
 def test_pictures_are_drawn(chapter):
@@ -77,8 +86,9 @@ def test_widgets_exist(chapter):
 def test_exercises_wait_for_their_reader(chapter):
     assert 2 <= len(chapter.checks) <= 4
     for name, check in chapter.checks.items():
-        assert f"{name}: your turn" in chapter.printed
-        with pytest.raises(chapter.names["YourTurn"]):
+        waits = f"{name}: your turn" in chapter.printed
+        assert waits or f"{name}: not yet. " in chapter.printed  # a bug to be found
+        with pytest.raises(chapter.names["YourTurn"] if waits else AssertionError):
             check(chapter.names[name])
 
 
@@ -103,14 +113,33 @@ def test_runs_from_the_root_of_the_repository(environment, tmp_path):
     assert "digits: 60 of generated digits" in done.stdout and f"picture: {tmp_path}" in done.stdout
 
 
+def test_wrong_answers_are_told_and_the_chapter_goes_on(chapter, capsys):
+    for name, check in chapter.checks.items():
+        def wrong(*args, **options):
+            return 0
+
+        wrong.__name__ = name
+        chapter.names["exercise"](wrong, check)
+        assert capsys.readouterr().out.startswith(f"{name}: not yet. ")
+
+
+def test_an_answer_is_compared_in_words(chapter, capsys):
+    if chapter.path.name == "01_bit_width.py":
+        def bits_for(error):
+            return 7
+
+        chapter.names["exercise"](bits_for, chapter.checks["bits_for"])
+        assert capsys.readouterr().out == "bits_for: not yet. bits_for(0.5): expected 1, got 7\n"
+
+
 def test_solutions_are_of_chapters():
-    assert {path.name for path in (LEARN / "solutions").glob("*.py")} == {path.name for path in CHAPTERS}
+    assert {path.name for path in (LEARN / "solutions").glob("*.py")} == {path.name for path in CHAPTERS} | {"mine.py"}
 
 
 def test_the_readme_lists_all_chapters():
     readme = (LEARN / "README.md").read_text(encoding="utf-8")
     titles = {path.name: re.search(r"^# # (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for path in CHAPTERS}
-    assert {name: title for title, name in re.findall(r"\[(\d\. .*?)\]\((.*?\.py)\)", readme)} == titles
+    assert {name: title for title, name in re.findall(r"\[(\d+\. .*?)\]\((.*?\.py)\)", readme)} == titles
 
 
 def test_genuine_digits(environment):

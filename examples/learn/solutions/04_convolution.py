@@ -4,11 +4,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 
-def packed_bytes(height, width, channels, bits):
-    words = -(-channels // 32)
-    return height * width * bits * words * 4
-
-
 def strided(u, u_bits, c, c_bits, stride):
     T = 0
     for l in range(u_bits):

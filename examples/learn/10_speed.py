@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 9. Where is the speed
+# # 10. Where is the speed
 #
 # The literature says 58 times faster; a whole training step is not. This chapter measures, on your machine, what single
 # products gain from few bits, what a whole step gains, and where few bits do not pay at all. At the end you can read the
@@ -35,7 +35,7 @@ from bitnet.report.profile import KINDS, Profile, speed_up
 # With 256 channels and 9 taps that is 62; never more than 64, and less with fewer channels. But no processor does one float
 # at a time. Its *vectors* hold 16 floats (or 8, or 4), it multiplies and adds them in one instruction, and begins one or two
 # such instructions a cycle. Words of bits also come in vectors. What the machine can do at best, in registers alone, can be
-# measured (chapter 4):
+# measured (chapter 9):
 
 # %%
 assert round(64 * 256 * 9 / (256 * 9 + 64)) == 62
@@ -153,7 +153,7 @@ axes.axhline(1, color=RED, linewidth=1)
 axes.set_xticks(range(3), [f"{path}\n{pairs} pairs of planes" for path, pairs in PATHS.items()])
 axes.set(title="More pairs of planes, less gain: one layer against float32 (red line)", ylabel="times as fast")
 axes.legend(frameon=False, fontsize=9)
-show(figure, "09-layer")
+show(figure, "10-layer")
 
 # %% [markdown]
 # The rates are *nominal*: a MAC counts once, whatever its bits. The last columns are *shares of the limit*: of popcount, MACs
@@ -215,7 +215,7 @@ for panel, found in enumerate((by_channels, by_pairs)):
 axes[0].set(title="Few channels leave words empty", xlabel="input channels, (1, 2) bits", ylabel="times as fast as float32")
 axes[1].set(title="Each pair of planes costs", xlabel="pairs of planes, 128 channels")
 axes[0].legend(frameon=False, fontsize=9)
-show(figure, "09-limits")
+show(figure, "10-limits")
 
 # %% [markdown]
 # *Few channels.* A word of popcount holds 32 channels of a pixel here. With 4 channels, 28 of its bits are empty, and cost as
@@ -361,7 +361,7 @@ for kind, color in zip(KINDS, ("#5b8fd9", BLUE, AMBER, GREY, FAINT), strict=True
 axes[1].set(title="Where the time goes", xlabel="time, % of the float step")
 axes[1].set_ylim(-0.6, 2.5)
 axes[1].legend(frameon=False, fontsize=9, ncols=3, loc="upper left")
-show(figure, "09-amdahl")
+show(figure, "10-amdahl")
 
 # %% [markdown]
 # Amdahl's law assumes that the rest stays as it is. It does not. The fused blocks move bytes instead of floats through memory,

@@ -1,4 +1,4 @@
-"""Solutions of chapter 9."""
+"""Solutions of chapter 10."""
 
 
 def needed(q, whole):
