@@ -1,15 +1,16 @@
 # %% [markdown]
 # # 11. Bytes, and integers only
 #
-# Bits are not the only way to multiply small integers: processors have instructions that multiply bytes, and for most products
-# of a narrow network they are the quicker way. This chapter finds their identity. Then it takes the network of the course, trains
-# it, and removes every real number from it: batch norm becomes thresholds, pixels stay bytes, and what is left are integers.
+# Bits are not the only way to multiply small integers: processors have instructions that multiply bytes, and for most
+# products of a narrow network they are the quicker way. This chapter finds their identity. Then it takes the network of the
+# course, trains it, and removes every real number from it: batch norm becomes thresholds, pixels stay bytes, and what is left
+# are integers.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
 from check import SOLUTION, load
-from common import AMBER, BLUE, FAINT, RED, YourTurn, exercise, read, show, size
+from common import AMBER, BLUE, FAINT, YourTurn, exercise, read, show, size
 from network import small
 
 import bitnet
@@ -104,8 +105,9 @@ exercise(quicker, check_quicker)
 # %% [markdown]
 # ## Train, then freeze
 #
-# Now the network of chapters 7 and 8 gets its training, and will learn no more. What does it need from here on? Not the latent
-# weights: their signs. Not the noise. And of batch norm only the running mean and variance, which are numbers that no longer move.
+# Now the network of chapters 7 and 8 gets its training, and will learn no more. What does it need from here on? Not the
+# latent weights: their signs. Not the noise. And of batch norm only the running mean and variance, which are numbers that no
+# longer move.
 
 # %%
 epochs = size(6, 2)
@@ -120,10 +122,11 @@ print(f"after {epochs} epochs of {len(train)} images: {accuracy:.1%} of {len(tes
 # %% [markdown]
 # ## Batch norm as thresholds
 #
-# A sum of `conv1` is an integer $s$. Then come the scales, batch norm, clip and rounding, all of it real numbers, and out comes a
-# code of two bits. But a function from integers to four codes needs no real numbers: it is a staircase of $s$. It rises where
-# the slope of batch norm is positive and falls where it is negative, so it has three steps, and it is enough to know where they
-# are. The code is the number of *thresholds* that the sum has reached. Where the staircase falls, change the sign of the sum.
+# A sum of `conv1` is an integer $s$. Then come the scales, batch norm, clip and rounding, all of it real numbers, and out
+# comes a code of two bits. But a function from integers to four codes needs no real numbers: it is a staircase of $s$. It
+# rises where the slope of batch norm is positive and falls where it is negative, so it has three steps, and it is enough to
+# know where they are. The code is the number of *thresholds* that the sum has reached. Where the staircase falls, change the
+# sign of the sum.
 #
 # Max pooling takes the largest sum of a window (after the change of sign), as a rising staircase keeps the order.
 
@@ -178,7 +181,8 @@ show(figure, "11-staircase")
 #
 # <div class="widget" data-widget="frozen"></div>
 #
-# bitnet does the same: `bitnet.freeze` reads the tree into stages, and its codes and logits are those of the network in all bits.
+# bitnet does the same: `bitnet.freeze` reads the tree into stages, and its codes and logits are those of the network in all
+# bits.
 
 # %%
 frozen = bitnet.freeze(net)
@@ -207,11 +211,11 @@ exercise(pooled_late, check_pooled_late)
 # %% [markdown]
 # ## The last real numbers
 #
-# Left are the ends: the first layer multiplies pixels by real weights, the last one clipped numbers by real weights. They stayed
-# float because training needs it (chapter 1). After training, 8 bits are enough for them, rounded plainly. A pixel is a byte
-# already. The first layer's sums get thresholds, too. The input of the last layer gets 4 bits. Its outputs are compared with each
-# other only, so they need no scale: the largest integer wins. Here is the network of the course, from bytes to a digit, with
-# nothing but integers.
+# Left are the ends: the first layer multiplies pixels by real weights, the last one clipped numbers by real weights. They
+# stayed float because training needs it (chapter 1). After training, 8 bits are enough for them, rounded plainly. A pixel is
+# a byte already. The first layer's sums get thresholds, too. The input of the last layer gets 4 bits. Its outputs are
+# compared with each other only, so they need no scale: the largest integer wins. Here is the network of the course, from
+# bytes to a digit, with nothing but integers.
 
 
 # %%
@@ -258,13 +262,9 @@ print(f"{stored / 1000:.1f} kB, {floats / 1000:.1f} kB in float32: {floats / sto
 assert same > 0.85 and floats > 4 * stored
 
 figure, axis = plt.subplots(figsize=(8, 2.6))
-for position, (color, word) in enumerate(((AMBER, "pixels, weights and scores: bytes and sums"), (BLUE, "codes and signs: bits"),
-                                          (FAINT, "comparisons"))):
-    axis.barh(-position, [1], 0.001, color=color, label=word)
 chain = [("pixels\n8 bits", AMBER), ("conv0\nbytes", AMBER), ("3 steps", FAINT), ("codes\n2 bits", BLUE), ("conv1\nXOR", BLUE),
          ("3 steps", FAINT), ("codes\n2 bits", BLUE), ("conv2\nXOR", BLUE), ("15 steps", FAINT), ("codes\n4 bits", AMBER),
          ("fc\nbytes", AMBER), ("largest", FAINT)]
-axis.clear()
 for i, (word, color) in enumerate(chain):
     axis.add_patch(plt.Rectangle((i, 0), 0.88, 1, color=color, alpha=0.55))
     axis.text(i + 0.44, 0.5, word, ha="center", va="center", fontsize=8)
@@ -284,6 +284,6 @@ show(figure, "11-integers")
 #
 # Further: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
 # [arXiv:1712.05877](https://arxiv.org/abs/1712.05877), 2017: how 8-bit networks get rid of their scales; look at how it folds
-# batch norm, and compare with our thresholds. Umuroglu et al., FINN, [arXiv:1612.07119](https://arxiv.org/abs/1612.07119), 2016:
-# batch norm as thresholds, in hardware. In bitnet: `kernels/products/byte_dot.py` and `kernels/pointwise/threshold.py`, each with
-# its identity at its head.
+# batch norm, and compare with our thresholds. Umuroglu et al., FINN, [arXiv:1612.07119](https://arxiv.org/abs/1612.07119),
+# 2016: batch norm as thresholds, in hardware. In bitnet: `kernels/products/byte_dot.py` and `kernels/pointwise/threshold.py`,
+# each with its identity at its head.
