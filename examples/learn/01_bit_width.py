@@ -189,7 +189,7 @@ assert 0.5 < share[0] and 0.15 < np.mean(bell > 1) < 0.17
 # %% [markdown]
 # ## Your own file
 #
-# One learns most by writing it oneself. `mine.py`, beside the chapters, is a file of empty functions: the quantizers, packing,
+# One learns most by writing it oneself. `mine.py`, beside the chapters, is a file of empty functions: the quantizers,
 # the product in bits, both gradients, a step. Fill in each when its idea has come up. In chapter 8 your file trains a network,
 # in NumPy alone, and chapter 9 makes it fast.
 #

@@ -159,6 +159,10 @@ show(figure, "04-border")
 # The cure is a constant. A tap outside added $-n$ times its weight levels, so add $n$ times the sum of these. Pixels with the
 # same taps outside share the constant: here 9 kinds of pixels, *border classes*, in a small table with a row for each. The
 # library keeps such a table and adds nothing to its inner loop.
+#
+# On the built page, move over the image: which taps lie outside, and what the table gives back.
+#
+# <div class="widget" data-widget="border"></div>
 
 # %% [markdown]
 # ### Exercise: `border_constants`

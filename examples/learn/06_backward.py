@@ -99,6 +99,10 @@ for axis, stride, outputs in zip(axes, (1, 2), (6, 3), strict=True):
 show(figure, "06-triples")
 
 # %% [markdown]
+# On the built page, choose a product and a result, and see which triples it sums.
+#
+# <div class="widget" data-widget="triples"></div>
+#
 # The direction of the sum decides what lies side by side in a word, because a popcount adds up one word. Forward packs input
 # channels. The input gradient packs output channels, of gradient and weight. The weight gradient packs *positions*: of one
 # channel, the bits of 32 or 64 pixels. So gradients and activations are packed twice, in two directions.
@@ -377,6 +381,10 @@ assert noise[-1] > 3 and 4 < (31 / 15) ** 2 < 4.5  # of the smallest gradient, o
 # here are several times smaller than their noise (above the dashed line). In the weight gradient, which adds all images up, the
 # power of the noise grows by a factor that is printed above. A bit more for $G$ would buy a factor of about four back, at the
 # price of more pairs of planes everywhere. A scale for each image costs one multiplication for each weight and image.
+#
+# On the built page: two samples, one smaller than the other.
+#
+# <div class="widget" data-widget="scales"></div>
 #
 # There is one case where nothing is left to count. Where the output is a single pixel, the run of positions has length 1. Each
 # weight sums one term an image, each with its own scale. The library then multiplies scaled levels in float.

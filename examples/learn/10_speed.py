@@ -258,6 +258,11 @@ def amdahl(q, s):
 assert np.isclose(amdahl(0.8, 1e12), 5) and np.isclose(speed_up(1.0, 0.8), 5)
 
 # %% [markdown]
+# On the built page, move the share and both speeds.
+#
+# <div class="widget" data-widget="amdahl"></div>
+
+# %% [markdown]
 # ### Exercise: `needed`
 
 

@@ -4,6 +4,9 @@
 
     chapter.py --jupytext--> notebook --run--> notebook with outputs --nbconvert, formulas to MathML--> page
 
+Cells that draw are folded, and pictures with several panels are drawn a second time for narrow screens, panels stacked
+(``common.show`` does that).
+
 Pages go to a temporary folder first, which takes the place of the last site when all of them are done. With ``--chapters``
 the other pages of that site stay as they are.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "page"  # template, style sheet and script of the pages
 MARK = '<meta name="generator" content="bitnet, examples/learn/build.py">'
+READ, STUDY = 200, 12  # words and lines of code that one reads in a minute: our guess
 NEEDED = ("jupytext", "nbconvert", "ipykernel", "latex2mathml")
 
 # code is kept as it is: fences, indented blocks, spans; then formulas
@@ -60,6 +64,17 @@ def opening(path):
     first = read(path).cells[0].source
     title, _, rest = first.partition("\n")
     return title.lstrip("# ").strip(), rest.split("\n#")[0].strip()
+
+
+def counted(path):
+    """(words, lines of code) of a chapter: what there is to read."""
+    words = lines = 0
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            words += len(re.findall(r"[^\W\d_]{2,}", re.sub(r"<[^>]*>|\$[^$]*\$|`[^`]*`", " ", cell.source)))
+        else:
+            lines += sum(bool(line.strip()) for line in cell.source.splitlines())
+    return words, lines
 
 
 def run(path):
@@ -159,7 +174,20 @@ def to_html(notebook):
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(notebook)
     body = re.sub(r"<table>[\s\S]*?</table>", r'<div class="scroll">\g<0></div>', body)
-    return put_formulas_back(body, formulas)
+    return put_formulas_back(folded(body), formulas)
+
+
+def folded(body):
+    """The page with cells that draw folded away: what they show is below them."""
+
+    def fold(match):
+        code = html.unescape(re.sub(r"<[^>]*>", "", match[0]))
+        drawn = len(re.findall(r"^ *(?:figure|axis|axes|left|right)\b.*|^show\(.*", code, re.MULTILINE))
+        if not code.count("show(") or drawn < 0.4 * sum(bool(line.strip()) for line in code.splitlines()):
+            return match[0]
+        return f"<details><summary>The code of the picture</summary>{match[0]}</details>"
+
+    return re.sub(r'<div class="[^"]*highlight[^"]*">\s*<pre>[\s\S]*?</pre>\s*</div>', fold, body)
 
 
 def text_to_html(text):
@@ -204,7 +232,8 @@ def links(number, titles):
     """Links of a chapter: the one before, the contents, its solutions, the one after."""
     before, after = [other for other in titles if other < number][-1:], [other for other in titles if other > number][:1]
     parts = [f'<a rel="prev" href="{file_name(other)}">← {html.escape(titles[other])}</a>' for other in before]
-    parts += [f'<span><a href="index.html">Contents</a> <a href="solutions.html#chapter-{number}">Solutions</a></span>']
+    home = '<a href="index.html">Contents</a> <a href="glossary.html">Glossary</a>'
+    parts += [f'<span>{home} <a href="solutions.html#chapter-{number}">Solutions</a></span>']
     parts += [f'<a rel="next" href="{file_name(other)}">{html.escape(titles[other])} →</a>' for other in after]
     return "<nav>" + "".join(parts) + "</nav>"
 
@@ -223,23 +252,42 @@ def write(folder, bodies):
     for number, body in bodies.items():
         (folder / file_name(number)).write_text(page(titles[number], body, links(number, titles)), encoding="utf-8")
 
-    items = []
+    items, rows = [], []
     for number, (title, text) in openings.items():
         head = html.escape(title)
         if number in there:
             head = f'<a href="{file_name(number)}">{head}</a>'
+            built = (folder / file_name(number)).read_text(encoding="utf-8")
+            seconds = re.search(r"<!-- ran in (\d+) s -->", built)
+            words, lines = counted(paths[number])
+            rows.append((head, words, lines, int(seconds[1]) if seconds else 0))
         items.append(f"<h2>{head}</h2>{text_to_html(text)}" + ("" if number in there else "<p>Not built yet.</p>"))
     start = text_to_html((PARTS / "index.md").read_text(encoding="utf-8"))
     home = '<nav><a href="index.html">Contents</a></nav>'
-    (folder / "index.html").write_text(page("DoReFa-Net, bit by bit", start + "".join(items)), encoding="utf-8")
+    (folder / "index.html").write_text(page("DoReFa-Net, bit by bit", start + lengths(rows) + "".join(items)), encoding="utf-8")
+    words = text_to_html((PARTS / "glossary.md").read_text(encoding="utf-8"))
+    (folder / "glossary.html").write_text(page("Glossary", words, home), encoding="utf-8")
 
     found = [(number, HERE / "solutions" / paths[number].name) for number in paths]
+    found.append((0, HERE / "solutions" / "mine.py"))
+    openings[0] = ("mine.py, the whole file", "")
     answers = "".join(f'<h2 id="chapter-{number}">{html.escape(openings[number][0])}</h2>{solutions(path)}'
                       for number, path in found if path.exists())
     start = "<h1>Solutions</h1><p>Try first: each exercise takes about five minutes. A click on a name opens its solution.</p>"
     (folder / "solutions.html").write_text(page("Solutions", start + answers, home), encoding="utf-8")
     shutil.copyfile(PARTS / "widgets.js", folder / "widgets.js")
     (folder / "course.css").write_text((PARTS / "course.css").read_text(encoding="utf-8") + colors(), encoding="utf-8")
+
+
+def lengths(rows):
+    """A table of what there is to read and to run: rows of (title, words, lines of code, seconds), and their sum."""
+    total = ("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)))
+    cells = "".join(f"<tr><td>{title}</td><td>{words:,}</td><td>{lines:,}</td><td>{seconds:,}</td></tr>"
+                    for title, words, lines, seconds in [*rows, total])
+    hours = (total[1] / READ + total[2] / STUDY) / 60
+    return ('<div class="scroll"><table><tr><th>chapter</th><th>words</th><th>lines of code</th><th>seconds to run</th></tr>'
+            f"{cells}</table></div><p>At {READ} words and {STUDY} lines of code a minute that is {hours:.1f} hours of reading; "
+            "the exercises and your own file come on top.</p>")
 
 
 def colors():
@@ -288,6 +336,7 @@ def build(out, numbers):
             print(f"{path.name:24}", end="", flush=True)
             try:
                 bodies[number] = to_html(run(path))
+                bodies[number] += f"<!-- ran in {time.perf_counter() - begin:.0f} s -->"
             except BuildError as error:
                 print("failed", flush=True)
                 raise BuildError(f"{path.name}: {error}") from None

@@ -71,7 +71,10 @@ def show(figure, name):
         from IPython.display import display
 
         titles = [figure.get_suptitle(), *(axis.get_title(loc="left") for axis in figure.axes)]
-        display(figure, metadata={"image/png": {"alt": "; ".join(title for title in titles if title)}})
+        alt = "; ".join(title for title in titles if title)
+        display(figure, metadata={"image/png": {"alt": alt}})
+        if stack(figure):  # the style sheet shows one of both
+            display(figure, metadata={"image/png": {"alt": f"{alt} (stacked)"}})
         plt.close(figure)
         return
     folder = Path(os.environ.get("BITNET_LEARN_PICTURES", "learn-pictures"))
@@ -79,6 +82,24 @@ def show(figure, name):
     figure.savefig(folder / f"{name}.png")
     plt.close(figure)
     print(f"picture: {folder / name}.png")
+
+
+def stack(figure):
+    """Make a figure narrow, for phones: panels that stand side by side one below the other. False where it cannot be done."""
+    axes = figure.axes
+    grids = {axis.get_subplotspec().get_gridspec() for axis in axes if axis.get_subplotspec()}
+    if len(grids) != 1 or grids.pop().get_geometry() != (1, len(axes)):
+        return False
+    width, height = figure.get_size_inches()
+    rows, columns = (2, 2) if len(axes) == 4 else (len(axes), 1)
+    grid = figure.add_gridspec(rows, columns)
+    for i, axis in enumerate(axes):
+        axis.set_subplotspec(grid[i])
+        axis.set_title("\n".join(textwrap.wrap(axis.get_title(loc="left"), 46 // columns)), loc="left")
+    if figure.get_suptitle():
+        figure.suptitle("\n".join(textwrap.wrap(figure.get_suptitle(), 46)), x=0.01, ha="left", fontsize=11)
+    figure.set_size_inches(0.55 * width, 0.95 * rows * height)
+    return True
 
 
 class YourTurn(NotImplementedError):

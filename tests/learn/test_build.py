@@ -83,7 +83,8 @@ def test_progress_and_files(site):
     assert re.fullmatch(r"01_bit_width\.py +[\d.]+ s", first) and re.fullmatch(r"02_straight_through\.py +[\d.]+ s", second)
     assert re.fullmatch(rf"2 chapters in \d+ s; open {re.escape(str(folder / 'index.html'))}", last)
     assert {path.name for path in folder.iterdir()} == {
-        "index.html", "solutions.html", "01_bit_width.html", "02_straight_through.html", "course.css", "widgets.js"}
+        "index.html", "solutions.html", "glossary.html", "01_bit_width.html", "02_straight_through.html", "course.css",
+        "widgets.js"}
     assert [path.name for path in folder.parent.iterdir()] == ["site"]  # no temporary folder is left
 
 
@@ -109,7 +110,7 @@ def test_links_lead_somewhere(site):
     assert {"index.html", "solutions.html#chapter-1", "02_straight_through.html",
             "https://arxiv.org/abs/1606.06160"} <= set(pages["01_bit_width.html"].links)
     assert "01_bit_width.html" in pages["02_straight_through.html"].links
-    assert {"01_bit_width.html", "02_straight_through.html"} <= set(pages["index.html"].links)
+    assert {"01_bit_width.html", "02_straight_through.html", "glossary.html"} <= set(pages["index.html"].links)
 
 
 def test_pages_hold_text_code_and_pictures(site):
@@ -117,9 +118,28 @@ def test_pages_hold_text_code_and_pictures(site):
     text = (folder / "01_bit_width.html").read_text(encoding="utf-8")
     page = Page(folder / "01_bit_width.html")
     assert page.formulas > 20 and "$" not in page.text and not re.search("[\ue000\ue001]", text)
-    assert text.count('src="data:image/png') == 3 and 'alt="k bits make a staircase' in text
+    assert text.count('src="data:image/png') == 6 and 'alt="k bits make a staircase' in text
+    assert text.count('(stacked)"') == 3  # each picture, once more for narrow screens
+    assert "mine.activation_codes: your turn" in text and "Hint for <code>weight_codes</code>" in text
     assert '<span class="kn">import</span>' in text and 'data-widget="staircase"' in text
     assert "bits_for: your turn" in text and "output_stderr" not in text and "picture:" not in text
+
+
+def test_the_index_counts_what_there_is_to_read(site):
+    text = (site[0] / "index.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><td>(.*?)</td><td>([\d,]+)</td><td>([\d,]+)</td><td>([\d,]+)</td></tr>", text)
+    counts = [[int(number.replace(",", "")) for number in row[1:]] for row in rows]
+    assert len(rows) == 13 and rows[-1][0] == "all" and counts[-1] == [sum(column) for column in zip(*counts[:-1], strict=True)]
+    assert all(words > 500 and lines > 50 for words, lines, _ in counts)
+    assert counts[0][2] > 0 and counts[1][2] > 0  # of those that have been built
+    hours = float(re.search(r"that is ([\d.]+) hours", text)[1])
+    assert 2 < hours < 6  # an afternoon
+
+
+def test_code_that_draws_is_folded(build):
+    drawing = '<div class="highlight hl-ipython3"><pre>figure, axis = subplots()\naxis.plot(x)\nshow(figure, "a")\n</pre></div>'
+    other = '<div class="highlight hl-ipython3"><pre>x = 1\ny = 2\nz = 3\n</pre></div>'
+    assert build.folded(drawing + other) == f"<details><summary>The code of the picture</summary>{drawing}</details>{other}"
 
 
 def test_formulas_become_mathml_and_code_stays(build, folder, tmp_path):
@@ -173,7 +193,7 @@ def test_a_formula_that_cannot_be_read(build, folder, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--chapters", "12"], "expected numbers among 1, 2, 3"),
+    (["--chapters", "13"], "expected numbers among 1, 2, 3"),
     (["--out", "file"], "expected a folder, found a file"),
     (["--out", "full"], "expected an empty folder or a site built earlier, found other files"),
     (["--out", "no/such/site"], "expected an existing folder around it"),

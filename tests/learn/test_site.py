@@ -1,5 +1,6 @@
 """The pages in a browser: nothing fails, nothing is too wide, and the widgets calculate as bitnet does."""
 
+import itertools
 import re
 import shutil
 
@@ -15,6 +16,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 WIDTHS = {"desktop": 1280, "phone": 390}
+WIDGETS = ("staircase", "window", "dot", "noise", "border", "triples", "scales", "amdahl", "frozen")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def visit(browser):
 def playground(tmp_path_factory):
     """A page with all widgets and nothing else."""
     folder = tmp_path_factory.mktemp("playground")
-    body = "".join(f'<div class="widget" data-widget="{name}"></div>' for name in ("staircase", "window", "dot", "noise"))
+    body = "".join(f'<div class="widget" data-widget="{name}"></div>' for name in WIDGETS)
     text = (LEARN / "page" / "page.html").read_text(encoding="utf-8").replace("<!-- BODY -->", body)
     (folder / "index.html").write_text(text, encoding="utf-8")
     for name in ("widgets.js", "course.css"):
@@ -67,9 +69,11 @@ def test_pages_fit(site, visit, width):
         boxes = "[...document.querySelectorAll('math')].map(e => e.getBoundingClientRect())"
         sizes = page.evaluate(f"{boxes}.map(b => [b.width, b.height])")
         assert all(w > 3 and h > 6 for w, h in sizes)
-        assert len(sizes) > 20 or path.name in ("index.html", "solutions.html")
+        assert len(sizes) > 20 or path.name in ("index.html", "solutions.html", "glossary.html")
         pictures = page.evaluate("[...document.images].map(e => [e.naturalWidth, e.getBoundingClientRect().width])")
-        assert all(natural > 500 and shown > 300 for natural, shown in pictures)
+        shown = [(natural, across) for natural, across in pictures if across]
+        assert len(shown) == len(pictures) / 2  # each was drawn for both widths
+        assert all(natural > 400 and 300 < across <= width for natural, across in shown)  # none is cut
 
 
 def test_solutions_are_folded(site, visit):
@@ -206,6 +210,65 @@ def test_dot(playground, visit):
     assert int(widget.locator(".codes button").first.inner_text()) == (before + 1) % 16
     assert widget.locator(".codes button").first.evaluate("e => e === document.activeElement")
     assert len(set(map(str, (widget.get_attribute("data-by-bits"), widget.get_attribute("data-plain"))))) == 1
+
+
+def test_border(playground, visit):
+    widget = visit(playground).locator('[data-widget="border"]')
+    sums = np.array([[2, -4, 0], [6, -2, 4], [-6, 2, -8]])
+    kinds = set()
+    for bits, (row, column) in itertools.product((1, 3), ((0, 0), (0, 3), (2, 3), (5, 5), (5, 1), (2, 0))):
+        for name, value in (("Bits of v", bits), ("Row", row), ("Column", column)):
+            put(widget, name, value)
+        outside = np.pad(np.zeros((6, 6), int), 1, constant_values=1)[row:row + 3, column:column + 3]
+        constant = (2**bits - 1) * (outside * sums).sum()
+        assert says(widget).startswith(f"{outside.sum()} of 9 taps lie outside.")
+        assert f"The table gives back {constant}; " in says(widget)
+        assert widget.locator("td.one").count() == outside.sum()
+        kinds.add(says(widget)[-7:])
+    assert len(kinds) == 6
+
+
+def test_triples(playground, visit):
+    widget = visit(playground).locator('[data-widget="triples"]')
+    for stride, product, index, terms in ((1, "forward", 0, "y0 = x0·w1 + x1·w2: "), (1, "input", 1, "dx1 = g0·w2 + g1·w1 + g2·w0: "),
+                                          (2, "weight", 1, "dw1 = g0·x0 + g1·x2 + g2·x4: "), (2, "input", 2, "dx2 = g1·w1: ")):
+        put(widget, "Product", product)
+        put(widget, "Stride", stride)
+        put(widget, "Result", index)
+        assert says(widget).startswith(terms) and widget.locator("td.one").count() == terms.count("·")
+
+
+def test_scales(playground, visit):
+    widget = visit(playground).locator('[data-widget="scales"]')
+    for bits, power in ((4, 4), (2, 0), (8, 6)):
+        put(widget, "Bits", bits)
+        put(widget, "Smaller by", power)
+        own, shared = (round(2**power / (2**bits - 1), 3) if both else round(1 / (2**bits - 1), 3) for both in (0, 1))
+        assert f"at most {own:.3f} of" in says(widget) and f"one scale for both {shared:.3f}" in says(widget)
+        assert says(widget).endswith("more than the gradient itself.") == (shared > 1)
+
+
+def test_amdahl(playground, visit):
+    widget = visit(playground).locator('[data-widget="amdahl"]')
+    for q, power, rest in ((60, 3, 1), (80, 6, 1), (39, 2, 1.5), (100, 1, 1)):
+        for name, value in (("Share q", q), ("Speed-up s", power), ("Rest r", rest)):
+            put(widget, name, value)
+        gain = 1 / ((1 - q / 100) / rest + q / 100 / 2**power)
+        assert f"the whole {gain:.2f} times." in says(widget)
+
+
+def test_frozen(playground, visit):
+    page = visit(playground)
+    widget = page.locator('[data-widget="frozen"]')
+    sums = np.arange(-100, 101)
+    for slope, shift, bits in ((1.5, 0.5, 2), (-2, 0.25, 2), (0.25, -1, 1), (4, 2, 3), (-0.5, 0.75, 3)):
+        for name, value in (("Slope", slope), ("Shift", shift), ("Bits", bits)):
+            put(widget, name, value)
+        found = page.evaluate("([a, b, k]) => course.thresholds(a / 100, b, k, 100)", [slope, shift, bits])
+        codes = DoReFaActivation(bits).encode(slope / 100 * sums + shift).values
+        reached = (found["sign"] * sums[:, None] >= np.array(found["steps"])).sum(axis=1)
+        assert np.array_equal(reached, codes)
+        assert says(widget).startswith(f"The code is how many of these {'minus the sum' if slope < 0 else 'a sum'} has reached: ")
 
 
 def test_noise(playground, visit):

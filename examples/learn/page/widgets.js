@@ -1,4 +1,4 @@
-// The widgets of the course. <div class="widget" data-widget="staircase|window|dot|noise"> becomes one; no library, no network.
+// The widgets of the course. <div class="widget" data-widget="NAME"> becomes one, NAME among those below; no library, no network.
 // The arithmetic comes first and is the same as that of bitnet/quantizers/dorefa.py; tests/learn/test_site.py holds them equal.
 "use strict";
 
@@ -50,6 +50,48 @@ function dot(u, c, a_bits, w_bits) {
   const T = pairs.reduce((sum, pair) => sum + pair.worth * pair.count, 0), sum_c = c.reduce((a, b) => a + b, 0);
   const plain = u.reduce((sum, code, i) => sum + code * (2 * c[i] - n_w), 0);
   return { pairs, T, sum_c, n_u, by_bits: n_u * sum_c - T, plain };
+}
+
+// what zero words add at a pixel of a size x size image under a filter with these sums of levels, a row and a column of taps each
+function border(bits, sums, row, column, size) {
+  const n = top_code(bits), inside = (i) => i >= 0 && i < size;
+  const outside = sums.map((line, ky) => line.map((_, kx) => !inside(row + ky - 1) || !inside(column + kx - 1)));
+  let sum = 0, taps = 0;
+  sums.forEach((line, ky) => line.forEach((value, kx) => { if (outside[ky][kx]) { sum += value; taps += 1; } }));
+  const side = (i) => (i === 0 ? 0 : i === size - 1 ? 2 : 1);
+  return { n, outside, sum, taps, constant: n * sum, kind: 3 * side(row) + side(column) + 1 };
+}
+
+// the triples (output, input, tap) that a result sums, in one dimension: 6 inputs, 3 taps, padding 1
+function triples(stride, product, index) {
+  const outputs = Math.floor((6 + 2 - 3) / stride) + 1, all = [];
+  for (let o = 0; o < outputs; o++)
+    for (let t = 0; t < 3; t++) {
+      const i = stride * o + t - 1;
+      if (i >= 0 && i < 6) all.push([o, i, t]);
+    }
+  const axis = { forward: 0, input: 1, weight: 2 }[product], count = [outputs, 6, 3][axis];
+  return { outputs, count, terms: all.filter((triple) => triple[axis] === Math.min(index, count - 1)) };
+}
+
+// the largest noise (RMS) of a code, half a step, over the largest gradient of a sample that is smaller than another by ratio
+function scales(bits, ratio) {
+  const half_step = 1 / top_code(bits);
+  return { own: half_step, shared: half_step * ratio };
+}
+
+// the gain of a whole: the share q gets s times as fast, the rest r times
+const amdahl = (q, s, r) => 1 / ((1 - q) / r + q / s);
+
+// sign and thresholds of an integer sum's code: how many of them sign * sum has reached; bound + 1 where none does
+function thresholds(slope, shift, bits, bound) {
+  const sign = slope < 0 ? -1 : 1, steps = [];
+  for (let code = 1; code <= top_code(bits); code++) {
+    let s = -bound;
+    while (s <= bound && activation(slope * sign * s + shift, bits).code < code) s += 1;
+    steps.push(s);
+  }
+  return { sign, steps };
 }
 
 // random numbers in [0, 1) that repeat for a seed (mulberry32)
@@ -364,6 +406,134 @@ const widgets = {
     }
     draw();
   },
+
+  border(place) {
+    element(place, "p", { class: "name" }, "The border table");
+    const bits = slider(place, "Bits of v", [1, 4, 1], 1, String, () => draw());
+    const row = slider(place, "Row", [0, 5, 1], 0, String, () => draw());
+    const column = slider(place, "Column", [0, 5, 1], 0, String, () => draw());
+    const grid = element(place, "div", { class: "scroll" });
+    const says = element(place, "p", { class: "says", "aria-live": "polite" });
+    element(place, "p", { class: "note" },
+      "An image of 6 x 6 pixels, a filter of 3 x 3 taps. Numbers: the sum of the weight levels of a tap. Blue taps lie outside.");
+    const sums = [[2, -4, 0], [6, -2, 4], [-6, 2, -8]];
+
+    function draw() {
+      const result = border(bits.value, sums, row.value, column.value, 6);
+      grid.textContent = "";
+      const table = element(grid, "table", { class: "planes" });
+      sums.forEach((line, ky) => {
+        const tr = element(table, "tr");
+        line.forEach((sum, kx) => element(tr, "td", { class: result.outside[ky][kx] ? "one" : "" }, number(sum, 0)));
+      });
+      says.textContent = `${result.taps} of 9 taps lie outside. There the zero words count as level ${number(-result.n, 0)}, which adds ` +
+        `${number(-result.n, 0)} · (${number(result.sum, 0)}) = ${number(-result.constant, 0)}. ` +
+        `The table gives back ${number(result.constant, 0)}; class ${result.kind} of 9.`;
+    }
+    draw();
+  },
+
+  triples(place) {
+    element(place, "p", { class: "name" }, "Three directions of summing");
+    const what = choice(place, "Product", { forward: "forward", input: "input gradient", weight: "weight gradient" }, () => draw());
+    const stride = slider(place, "Stride", [1, 2, 1], 1, String, () => draw());
+    const which = slider(place, "Result", [0, 5, 1], 1, String, () => draw());
+    const grid = element(place, "div", { class: "scroll" });
+    const says = element(place, "p", { class: "says", "aria-live": "polite" });
+    element(place, "p", { class: "note" }, "Rows: outputs. Columns: inputs. Numbers: taps. Blue: the terms of the chosen result.");
+
+    function draw() {
+      const { outputs, count, terms } = triples(stride.value, what.value, which.value);
+      grid.textContent = "";
+      const table = element(grid, "table", { class: "planes" }), head = element(table, "tr");
+      element(head, "th");
+      for (let i = 0; i < 6; i++) element(head, "th", { scope: "col" }, String(i));
+      for (let o = 0; o < outputs; o++) {
+        const tr = element(table, "tr");
+        element(tr, "th", { scope: "row" }, `y${o}`);
+        for (let i = 0; i < 6; i++) {
+          const t = i - stride.value * o + 1, there = t >= 0 && t < 3;
+          element(tr, "td", { class: there && terms.some(([a, b]) => a === o && b === i) ? "one" : "" }, there ? String(t) : "·");
+        }
+      }
+      const name = { forward: "y", input: "dx", weight: "dw" }[what.value], index = Math.min(which.value, count - 1);
+      const factor = { forward: (o, i, t) => `x${i}·w${t}`, input: (o, i, t) => `g${o}·w${t}`, weight: (o, i) => `g${o}·x${i}` };
+      says.textContent = `${name}${index} = ${terms.map(([o, i, t]) => factor[what.value](o, i, t)).join(" + ") || "0"}: ` +
+        { forward: "along a row.", input: "along a column.", weight: "along the diagonal of a tap." }[what.value];
+    }
+    draw();
+  },
+
+  scales(place) {
+    element(place, "p", { class: "name" }, "A scale for each sample, or one for the batch");
+    const bits = slider(place, "Bits", [1, 8, 1], 4, String, () => draw());
+    const ratio = slider(place, "Smaller by", [0, 6, 1], 4, (v) => String(2 ** v), () => draw());
+    const plot = new Plot(place, "Noise over gradient of the smaller sample, for both kinds of scale", 200);
+    const says = element(place, "p", { class: "says", "aria-live": "polite" });
+    element(place, "p", { class: "note" }, "The noise of a code, f(1 − f) · step² at most, in parts of the smaller sample's largest gradient.");
+
+    function draw() {
+      const { own, shared } = scales(bits.value, 2 ** ratio.value), most = Math.max(1.2, shared * 1.1);
+      plot.range(0, 3, 0, most).axes([], most > 4 ? [0, 1, Math.floor(most)] : [0, 1]);
+      plot.box(0.4, 1.2, 0, own, "open");
+      plot.box(1.8, 2.6, 0, shared, "open");
+      plot.line([[0, 1], [3, 1]], "level");
+      plot.text(0.8, 0, "own scale", "middle", 0, 20);
+      plot.text(2.2, 0, "one scale", "middle", 0, 20);
+      says.textContent = `With its own scale the noise of the smaller sample is at most ${number(own)} of its largest gradient, ` +
+        `with one scale for both ${number(shared)}` + (shared > 1 ? ": more than the gradient itself." : ".");
+    }
+    draw();
+  },
+
+  amdahl(place) {
+    element(place, "p", { class: "name" }, "Amdahl's law");
+    const share = slider(place, "Share q", [0, 100, 1], 60, (v) => `${v} %`, () => draw());
+    const fast = slider(place, "Speed-up s", [0, 6, 0.5], 3, (v) => number(2 ** v, 1), () => draw());
+    const rest = slider(place, "Rest r", [0.5, 4, 0.1], 1, (v) => number(v, 1), () => draw());
+    const plot = new Plot(place, "Time of a step before and after", 150);
+    const says = element(place, "p", { class: "says", "aria-live": "polite" });
+
+    function draw() {
+      const q = share.value / 100, s = 2 ** fast.value, r = rest.value, gain = amdahl(q, s, r);
+      plot.range(0, 1.6, 0, 2).axes([0, 0.5, 1, 1.5], []);
+      for (const [y, part, other] of [[1.1, q, 1 - q], [0.2, q / s, (1 - q) / r]]) {
+        plot.box(0, part, y, y + 0.7, "part");
+        plot.box(part, part + other, y, y + 0.7, "open");
+      }
+      says.textContent = `The part takes ${number(100 * q, 0)} % of the time and gets ${number(s, 1)} times as fast, the rest ` +
+        `${number(r, 1)} times: the whole ${number(gain, 2)} times. However fast the part, not more than ` +
+        (q < 1 ? `${number(amdahl(q, Infinity, r), 2)}.` : "it is itself.");
+    }
+    draw();
+  },
+
+  frozen(place) {
+    element(place, "p", { class: "name" }, "Batch norm as thresholds");
+    const gamma = slider(place, "Slope", [-4, 4, 0.25], 1.5, (v) => number(v, 2), () => draw());
+    const beta = slider(place, "Shift", [-1, 2, 0.05], 0.5, (v) => number(v, 2), () => draw());
+    const bits = slider(place, "Bits", [1, 3, 1], 2, String, () => draw());
+    const plot = new Plot(place, "Code of an integer sum, and its thresholds");
+    const says = element(place, "p", { class: "says", "aria-live": "polite" });
+    element(place, "p", { class: "note" }, "Code of clip(slope · sum / 100 + shift, 0, 1), for sums from −100 to 100.");
+
+    function draw() {
+      const k = bits.value, n = top_code(k), { sign, steps } = thresholds(gamma.value / 100, beta.value, k, 100);
+      plot.range(-100, 100, -0.3, n + 0.3).axes([-100, -50, 0, 50, 100], Array.from({ length: n + 1 }, (_, i) => i));
+      const line = [];
+      for (let s = -100; s <= 100; s++) {
+        const code = activation(gamma.value / 100 * s + beta.value, k).code;
+        line.push([s - 0.5, code], [s + 0.5, code]);
+      }
+      plot.line(line, "quantizer");
+      for (const step of steps) {
+        if (Math.abs(step) <= 100) plot.line([[sign * step, plot.y0], [sign * step, plot.y1]], "guide");
+      }
+      const shown = steps.map((step) => (step > 100 ? "never" : step <= -100 ? "always" : number(step, 0))).join(", ");
+      says.textContent = `The code is how many of these ${sign > 0 ? "a sum" : "minus the sum"} has reached: ${shown}.`;
+    }
+    draw();
+  },
 };
 
 for (const place of document.querySelectorAll(".widget[data-widget]")) {
@@ -373,4 +543,4 @@ for (const place of document.querySelectorAll(".widget[data-widget]")) {
   else place.textContent = `There is no widget ${place.dataset.widget}.`;
 }
 
-window.course = { rint, activation, weight, passes, gradient, dot, generator };
+window.course = { rint, activation, weight, passes, gradient, dot, generator, border, triples, scales, amdahl, thresholds };
