@@ -392,5 +392,8 @@ assert sum(parameters.values()) > 2_000_000
 # be trained at all? Its slope is zero almost everywhere. That is the question of chapter 2.
 
 # %% [markdown]
-# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016. Section 2.2 has
-# `quantize_k`, section 2.3 the weights (equations 4 and 5), section 2.4 the activations (equation 6).
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016. Section 2.2 has `quantize_k`,
+# section 2.3 the weights (equations 4 and 5), section 2.4 the activations (equation 6); look for what it says about the first
+# and the last layer, and why. Rastegari et al., XNOR-Net, [arXiv:1603.05279](https://arxiv.org/abs/1603.05279), 2016: why the
+# mean of the magnitudes is the best scale; there each filter has its own. Gholami et al., A Survey of Quantization Methods,
+# [arXiv:2103.13630](https://arxiv.org/abs/2103.13630), 2021: the words of the field; find our two rules among its kinds.

@@ -363,5 +363,8 @@ assert flips["true slopes"] == 0 and flips["no latent weights"] < flips["STE, (1
 
 # %% [markdown]
 # Further: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons,
-# [arXiv:1308.3432](https://arxiv.org/abs/1308.3432), 2013, for the estimator; Zhou et al., DoReFa-Net,
-# [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, sections 2.2 to 2.4, for its use here.
+# [arXiv:1308.3432](https://arxiv.org/abs/1308.3432), 2013, for the estimator; look for the variants that it compares. Hubara
+# et al., Binarized Neural Networks, [arXiv:1602.02830](https://arxiv.org/abs/1602.02830), 2016: another window, that of
+# exercise `sign_gradient`. Courbariaux et al., BinaryConnect, [arXiv:1511.00363](https://arxiv.org/abs/1511.00363), 2015: why
+# the latent weights are kept. Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, sections
+# 2.2 to 2.4.

@@ -373,5 +373,7 @@ assert floats == 16 * packed == 4000
 
 
 # %% [markdown]
-# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1 and equation 3. The
-# identity at the head of `kernels/products/popcount.py`.
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1 and equation 3; read its
+# footnote with the brute force of this chapter at hand. Warren, Hacker's Delight, the chapter on counting bits: how a
+# popcount is made of shifts and additions, which chapter 9 compiles. The identity at the head of
+# `kernels/products/popcount.py`.

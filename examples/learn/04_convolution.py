@@ -194,5 +194,6 @@ exercise(border_constants, check_border_constants)
 # Now to speed: how many bits does a step treat, and what limits a machine? That is chapter 9. First the convolution has to
 # learn.
 #
-# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1. Border tables at the head
-# of `kernels/products/popcount.py`.
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.1. Chellapilla et al.,
+# High Performance Convolutional Neural Networks for Document Processing, 2006: im2col, and why a matrix product is worth the
+# copies. Border tables at the head of `kernels/products/popcount.py`.

@@ -446,5 +446,7 @@ assert not DoReFaGradient(2).encode(np.zeros((1, 4), np.float32)).decode().any()
 #   with the noise of small batches. How many is another question: chapter 8 shows a training that is too short for 2 bits.
 
 # %% [markdown]
-# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, section 2.5 and equation 7.
-# Noise that is a hash of a counter: `kernels/machine/noise.py`.
+# Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016, section 2.5 and equation 7;
+# look for what it says happens without the noise. Gupta et al., Deep Learning with Limited Numerical Precision,
+# [arXiv:1502.02551](https://arxiv.org/abs/1502.02551), 2015: stochastic rounding of everything, with 16 bits. Noise that is a
+# hash of a counter: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011, and `kernels/machine/noise.py`.

@@ -458,5 +458,7 @@ assert [bits[0] * bits[1] for _, bits in sorted(set(on_bits))] == [2, 4, 8]
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), section 2.5 and equation 7
-# (gradients). The border tables and streams of positions in `kernels/products/popcount.py` and
-# `kernels/products/spatial.py`.
+# (gradients): find where it says that the scale belongs to a sample. Dumoulin and Visin, A Guide to Convolution Arithmetic,
+# [arXiv:1603.07285](https://arxiv.org/abs/1603.07285), 2016: pictures of transposed convolutions with stride, where zeros are
+# put between pixels; compare with our phases. The border tables and streams of positions in `kernels/products/popcount.py`
+# and `kernels/products/spatial.py`.

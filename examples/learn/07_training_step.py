@@ -7,11 +7,12 @@
 
 # %%
 import inspect
+from contextlib import nullcontext
 
 import matplotlib.pyplot as plt
 import numpy as np
 from check import check
-from common import AMBER, BLUE, GREY, YourTurn, digits, exercise, show, size
+from common import BLUE, GREY, YourTurn, digits, exercise, show, size
 from network import small
 
 from bitnet import Codes, Tensor, execution, functional, optimizers, random, use_kernels
@@ -98,24 +99,6 @@ kappa = a0.codes.scale * w1.codes.scale
 assert np.abs(accum).max() <= 3 * 9 * 32 == 864
 assert accum.dtype == np.int16 and np.array_equal(y1.data, accum.astype(np.float32) * np.float32(kappa))
 print(f"sums of conv1 before scaling: {accum.dtype}, from {accum.min()} to {accum.max()}; scale {kappa:.2e}")
-
-# %% [markdown]
-# ### Exercise: `packed_bytes`
-
-
-# %%
-def packed_bytes(shape, bits, padding):
-    """Bytes of codes (N, H, W, C) packed along channels into words of 32 bits, with ``padding`` pixels on each side."""
-    raise YourTurn
-
-
-def check_packed_bytes(packed_bytes):
-    for shape, bits, padding in (((2, 5, 7, 32), 1, 0), ((3, 4, 4, 33), 2, 1), ((1, 6, 5, 100), 4, 2)):
-        codes = Codes(np.zeros(shape, np.uint8), bits, "unsigned")
-        assert packed_bytes(shape, bits, padding) == pack_channels(codes, 1, ((padding, padding),) * 2).nbytes
-
-
-exercise(packed_bytes, check_packed_bytes)
 
 # %% [markdown]
 # The sums of conv1 are integers of at most 864: 9 taps of 32 channels, each a code of at most 3 times $\pm 1$. They fit 16
@@ -221,76 +204,36 @@ show(figure, "07-widths")
 
 
 # %%
-def step(family="popcount", single=False, bits=(1, 2, 4)):
-    """Loss and all gradients of one step of a new network, and what its graph keeps after forward."""
-    model = small(bits).train()
+def step(family="popcount", single=False):
+    """Loss, gradients and the log of products of one step of a new network."""
+    model = small().train()
     random.seed(1)
-    with use_kernels(family):
-        if single:
-            with unfused():
-                loss = functional.softmax_cross_entropy(model(images), labels)
-        else:
-            loss = functional.softmax_cross_entropy(model(images), labels)
-        memory = held(loss)
+    with use_kernels(family), execution.log() as products, unfused() if single else nullcontext():
+        loss = functional.softmax_cross_entropy(model(images), labels)
         loss.backward()
-    return float(loss.data), {name: parameter.grad for name, parameter in model.named_parameters().items()}, memory
+    return float(loss.data), {name: parameter.grad for name, parameter in model.named_parameters().items()}, products
 
 
-def held(loss):
-    """Bytes of the arrays that a graph keeps for backward, by their type; parameters left out."""
-    arrays, functions, found = {}, [loss._function], {}
-
-    def add(value):
-        if isinstance(value, Codes):
-            add(value.values)
-        elif isinstance(value, tuple):
-            for part in value:
-                add(part)
-        elif isinstance(value, np.ndarray) and value.ndim > 1:
-            arrays[value.__array_interface__["data"]] = value
-
-    while functions:
-        function = functions.pop()
-        for value in vars(function).values():
-            add(value)
-        for parent in function.parents:
-            if parent._function is not None:
-                add(parent.raw)
-                functions.append(parent._function)
-    for array in arrays.values():
-        if array.shape[0] == N:  # of images, not of weights
-            found[array.dtype.name] = found.get(array.dtype.name, 0) + array.nbytes
-    return found
-
-
-fused_loss, fused, fused_held = step()
+fused_loss, fused, products = step()
 for family, single in (("popcount", True), ("byte_dot", False), ("float", False)):
-    other_loss, other, other_held = step(family, single)
+    other_loss, other, _ = step(family, single)
     same = [name for name in fused if np.array_equal(fused[name], other[name])]
     way = "single operations" if single else "fused"
     print(f"{family}, {way}: loss {other_loss:.6f}, same bits in {len(same)} of {len(fused)} gradients")
     assert other_loss == fused_loss
     assert set(fused) - set(same) <= ({"conv0.conv.weight", "conv0.conv.bias"} if single else set())
-    assert all(np.allclose(fused[name], other[name], rtol=1e-3, atol=1e-6) for name in fused)
-    if single:
-        single_held = other_held
 count = threads.get_threads()
 threads.set_threads(1)
-_, alone, _ = step()
+alone = step()[1]
 threads.set_threads(count)
 assert all(np.array_equal(fused[name], alone[name]) for name in fused)  # one thread, the same bits
-_, _, float_held = step(bits=(32, 32, 32))
 
 # %% [markdown]
-# In a fused step there is nothing to stop at. So that nobody has to believe that it runs on codes, the library keeps a log,
-# on request: of every product, the layer, which of the three it was, the kernel family, the bits of its two operands (32:
-# real numbers) and how many multiply-accumulates it has.
+# In a fused step there is nothing to stop at. So that nobody has to believe that it runs on codes, the library keeps a log, on
+# request: of every product, the layer, which of the three it was, the kernel family, and the bits of its two operands (32: real
+# numbers).
 
 # %%
-random.seed(1)
-fresh = small().train()
-with execution.log() as products, use_kernels("popcount"):
-    functional.softmax_cross_entropy(fresh(images), labels).backward()
 print("layer  product      family    bits    million multiply-accumulates")
 for product in products:
     bits = " x ".join(map(str, product.bits))
@@ -299,39 +242,56 @@ inner = [product for product in products if product.layer in ("conv1", "conv2")]
 assert len(inner) == 6 and all(product.family == "popcount" for product in inner)
 assert {(product.role, product.bits) for product in inner} == {
     ("forward", (2, 1)), ("input_grad", (4, 1)), ("weight_grad", (4, 2))}
-assert not any(product.layer == "conv0" and product.role == "input_grad" for product in products)
-share = sum(product.macs for product in inner) / sum(product.macs for product in products)
-print(f"on codes: {share:.0%} of all multiply-accumulates")
 
 # %% [markdown]
-# Six products on codes, three for each inner layer, as promised: input by weight, gradient by weight, gradient by input. The
-# first layer has no input gradient, because nobody wants to change the images. In this small network it has a large share of
-# the work; chapter 10 asks what that means for speed.
-
-# %% [markdown]
+# Six products on codes, three for each inner layer. The first layer has no input gradient, because nobody wants to change the
+# images. In this small network it has a large share of the work; chapter 10 asks what that means for speed.
+#
 # ## What becomes smaller, and what does not
 #
-# Between forward and backward a network must keep what backward will need. That is most of the memory of a training step. We
-# count the arrays that hang in the graph after forward: for the fused network, the same with single operations, and the same
-# network in float.
+# Fused, activations take less memory in training: what a block keeps for backward are the sums (16 bits each), the codes (a
+# byte each) and one byte a result that says where in its window the maximum was and whether clip let the gradient pass.
+#
+# Weights are another matter. Training keeps a float32 *latent* weight (chapter 2), because a step of 0.001 is too small for a
+# code of one bit. Watch one step of Adam (chapter 5), which keeps two more floats for each weight, the running means of the
+# gradient and of its square:
 
 # %%
-kinds = {"float32": GREY, "float64": GREY, "int16": AMBER, "int32": AMBER, "uint8": BLUE, "bool": BLUE}
-networks = {"float": float_held, "(1,2,4), single": single_held, "(1,2,4), fused": fused_held}
-totals = {name: sum(found.values()) for name, found in networks.items()}
-for name, found in networks.items():
-    parts = ", ".join(f"{kind} {size_ / N / 1000:.1f}" for kind, size_ in sorted(found.items()))
-    print(f"{name:<16} {totals[name] / N / 1000:7.1f} kB an image: {parts}")
-assert totals["(1,2,4), fused"] < totals["float"] / 3 and totals["(1,2,4), single"] > 0.8 * totals["float"]
+optimizer = optimizers.Adam(model.parameters(), lr=1e-3)
+weight = model.conv1.conv.weight
+before, codes_before = weight.data.copy(), model.conv1.conv.weight_quantizer.encode(weight.data).values
+optimizer.step()
+codes_after = model.conv1.conv.weight_quantizer.encode(weight.data).values
+moved, flipped = np.mean(weight.data != before), np.mean(codes_before != codes_after)
+print(f"conv1: {moved:.1%} of the latent weights moved, {flipped:.2%} of the codes changed")
+assert 10 * flipped < moved
 
+state = optimizer.state[optimizer.parameters.index(weight)]
+training = {"latent weight": weight.data.nbytes, "gradient": weight.grad.nbytes, "Adam": sum(a.nbytes for a in state.values()),
+            "codes": codes_after.nbytes}
+packed = weight.data.size / 8
+for name, size_ in {**training, "packed, for inference": packed}.items():
+    print(f"{name:<22} {size_:>9,.0f} bytes, {size_ / weight.data.size:6.3f} a weight")
+assert sum(training.values()) == 17 * weight.data.size and weight.data.nbytes == 32 * packed
+
+figure, axis = plt.subplots(figsize=(8, 2.2))
+bars = {"inference, packed": (0, 1 / 8), "training in bits": (16, 1), "training in float": (16, 0)}
+axis.barh(list(bars), [floats for floats, _ in bars.values()], color=GREY)
+axis.barh(list(bars), [codes for _, codes in bars.values()], left=[floats for floats, _ in bars.values()], color=BLUE)
+axis.set(title="Weights become smaller only after training", xlabel="bytes a weight")
+axis.text(0.5, "inference, packed", "1/8", color=BLUE, va="center")
+show(figure, "07-memory")
 
 # %% [markdown]
-# Single operations keep almost as much as the float network: each of them keeps its float input beside the codes. Fusing is
-# what makes few bits pay in memory. Left are the sums (16 bits each), the codes (a byte each), and one byte a result that
-# says where in its pooling window the maximum was and whether clip let the gradient pass. The floats that remain are the
-# images, and the end of the network, where the last layer wants real numbers.
+# ### Your file: `adam`
+
+# %%
+check("adam")
 
 # %% [markdown]
+# So training in bits needs a byte *more* for each weight: 17 instead of 16. A *frozen network* (chapter 11), where only the
+# packed codes are kept, needs an eighth of a byte, 32 times less than float32.
+#
 # ### Exercise: `kept_bytes`
 
 
@@ -354,63 +314,14 @@ def check_kept_bytes(kept_bytes):
 exercise(kept_bytes, check_kept_bytes)
 
 # %% [markdown]
-# Weights are another matter. Training keeps a float32 *latent* weight (chapter 2), because a step of 0.001 is too small for a
-# code of one bit. Watch one step of Adam (chapter 5), which keeps two more floats for each weight, the running means of
-# the gradient and of its square:
-
-# %%
-optimizer = optimizers.Adam(model.parameters(), lr=1e-3)
-weight = model.conv1.conv.weight
-before, codes_before = weight.data.copy(), model.conv1.conv.weight_quantizer.encode(weight.data).values
-optimizer.step()
-codes_after = model.conv1.conv.weight_quantizer.encode(weight.data).values
-moved, flipped = np.mean(weight.data != before), np.mean(codes_before != codes_after)
-print(f"conv1: {moved:.1%} of the latent weights moved, {flipped:.2%} of the codes changed")
-assert 10 * flipped < moved
-
-state = optimizer.state[optimizer.parameters.index(weight)]
-training = {"latent weight": weight.data.nbytes, "gradient": weight.grad.nbytes, "Adam": sum(a.nbytes for a in state.values()),
-            "codes": codes_after.nbytes}
-packed = weight.data.size / 8
-for name, size_ in {**training, "packed, for inference": packed}.items():
-    print(f"{name:<22} {size_:>9,.0f} bytes, {size_ / weight.data.size:6.3f} a weight")
-assert sum(training.values()) == 17 * weight.data.size and weight.data.nbytes == 32 * packed
-
-order = list(networks)[::-1]
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(1.2, 1))
-left = np.zeros(len(order))
-for kind, color, label in (("float", GREY, "floats"), ("int", AMBER, "integer sums"), ("uint8", BLUE, "codes, places")):
-    part = np.array([sum(size_ for name, size_ in networks[row].items() if name.startswith(kind)) / N / 1000 for row in order])
-    axes[0].barh(order, part, left=left, color=color, label=label)
-    left += part
-axes[0].set(title="Fused, activations take less memory", xlabel="kept between forward and backward, kB an image")
-axes[0].legend(frameon=False, fontsize=9, loc="lower right")
-bars = {"inference, packed": (0, 1 / 8), "training in bits": (16, 1), "training in float": (16, 0)}
-axes[1].barh(list(bars), [floats for floats, _ in bars.values()], color=GREY)
-axes[1].barh(list(bars), [codes for _, codes in bars.values()], left=[floats for floats, _ in bars.values()], color=BLUE)
-axes[1].set(title="Weights only after training", xlabel="bytes a weight")
-axes[1].text(0.5, "inference, packed", "1/8", color=BLUE, va="center")
-show(figure, "07-memory")
-
-# %% [markdown]
-# ### Your file: `adam`
-
-# %%
-check("adam")
-
-# %% [markdown]
-# So training in bits needs a byte *more* for each weight: 17 instead of 16. A frozen network, where only the packed codes are
-# kept, needs an eighth of a byte, 32 times less than float32. And the gradients between layers are float32 on their way
-# through batch norm, in the fused path as well: each block receives and returns real numbers in backward.
-#
 # ## What to keep
 #
-# - Inner products see codes of few bits, packed just before; between them, and all through backward, float arithmetic goes
-#   on.
-# - Codes travel as bytes and are packed by whoever needs them, along the axis that the product adds up.
+# - Inner products see codes of few bits, packed just before; between them, and all through backward, float arithmetic goes on.
 # - Fusing keeps floats out of memory, and changes no bit. The kernel family changes no bit either.
 # - Activations shrink in training; weights, gradients of weights and the optimizer do not.
-
-# %% [markdown]
+#
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016: its algorithm 1 is the step
-# that we walked through. `ARCHITECTURE.md` follows a layer of the large network in the same way.
+# that we walked through; look at what it quantizes when, and at what it leaves out. Ioffe and Szegedy, Batch Normalization,
+# [arXiv:1502.03167](https://arxiv.org/abs/1502.03167), 2015: the gradients of section 3 are those of `batch_norm_grad`.
+# Kingma and Ba, Adam, [arXiv:1412.6980](https://arxiv.org/abs/1412.6980), 2014: algorithm 1, and section 3 for why the means
+# are corrected. `ARCHITECTURE.md` follows a layer of the large network in the same way.

@@ -356,4 +356,7 @@ show(figure, "08-inside")
 
 # %% [markdown]
 # Further: Zhou et al., DoReFa-Net, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160), 2016: its section 3.1 and Table 1
-# compare bit widths and network widths on all of SVHN.
+# compare bit widths and network widths on all of SVHN; look at how a row of gradients with fewer bits changes. Netzer et al.,
+# Reading Digits in Natural Images, 2011: the data, and how well people read it. Bouthillier et al., Accounting for Variance
+# in Machine Learning Benchmarks, [arXiv:2103.03098](https://arxiv.org/abs/2103.03098), 2021: what else scatters besides
+# seeds.

@@ -318,6 +318,7 @@ assert (u.bits * c.bits) / (2 * 4) == 1 / 4
 
 
 # %% [markdown]
-# Further: Williams, Waterman and
-# Patterson, Roofline, Communications of the ACM 52(4), 2009. The register tile in `kernels/products/tiles.py`, its
-# vectors in `kernels/machine/vectors.py`, the limit in `kernels/machine/peak.py`.
+# Further: Williams, Waterman and Patterson, Roofline, Communications of the ACM 52(4), 2009: look for what it calls
+# operational intensity, and what a ceiling is. Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication,
+# 2008: why tiles, and which cache holds what; our register tile is the innermost of theirs. The tile in
+# `kernels/products/tiles.py`, its vectors in `kernels/machine/vectors.py`, the limit in `kernels/machine/peak.py`.

@@ -409,4 +409,7 @@ assert all(value >= 1 for value in free.values())
 
 # %% [markdown]
 # Further: Rastegari et al., XNOR-Net, [arXiv:1603.05279](https://arxiv.org/abs/1603.05279), 2016, for the count of
-# operations. `bitnet/report/profile.py` and `kernels/machine/peak.py` are short, and say what they measure at their heads.
+# operations; find its formula, and what it divides by what. Amdahl, Validity of the Single Processor Approach, 1967: four
+# pages, and no formula in them. Bannink et al., Larq Compute Engine, [arXiv:2011.09398](https://arxiv.org/abs/2011.09398),
+# 2020: binary networks measured as whole networks on real processors. `bitnet/report/profile.py` and
+# `kernels/machine/peak.py` say what they measure at their heads.

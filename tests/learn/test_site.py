@@ -230,8 +230,9 @@ def test_border(playground, visit):
 
 def test_triples(playground, visit):
     widget = visit(playground).locator('[data-widget="triples"]')
-    for stride, product, index, terms in ((1, "forward", 0, "y0 = x0·w1 + x1·w2: "), (1, "input", 1, "dx1 = g0·w2 + g1·w1 + g2·w0: "),
-                                          (2, "weight", 1, "dw1 = g0·x0 + g1·x2 + g2·x4: "), (2, "input", 2, "dx2 = g1·w1: ")):
+    for stride, product, index, terms in (
+            (1, "forward", 0, "y0 = x0·w1 + x1·w2: "), (1, "input", 1, "dx1 = g0·w2 + g1·w1 + g2·w0: "),
+            (2, "weight", 1, "dw1 = g0·x0 + g1·x2 + g2·x4: "), (2, "input", 2, "dx2 = g1·w1: ")):
         put(widget, "Product", product)
         put(widget, "Stride", stride)
         put(widget, "Result", index)
@@ -268,7 +269,8 @@ def test_frozen(playground, visit):
         codes = DoReFaActivation(bits).encode(slope / 100 * sums + shift).values
         reached = (found["sign"] * sums[:, None] >= np.array(found["steps"])).sum(axis=1)
         assert np.array_equal(reached, codes)
-        assert says(widget).startswith(f"The code is how many of these {'minus the sum' if slope < 0 else 'a sum'} has reached: ")
+        what = "minus the sum" if slope < 0 else "a sum"
+        assert says(widget).startswith(f"The code is how many of these {what} has reached: ")
 
 
 def test_noise(playground, visit):

@@ -1,13 +1,6 @@
 """Solutions of chapter 7."""
 
 
-def packed_bytes(shape, bits, padding):
-    """A plane a bit; the words of the last channels are filled up with zeros."""
-    samples, height, width, channels = shape
-    words = -(-channels // 32)
-    return 4 * samples * bits * (height + 2 * padding) * (width + 2 * padding) * words
-
-
 def sum_type(kernel_size, channels, w_bits, a_bits):
     """The largest sum has every weight and every activation at its largest level."""
     largest = kernel_size**2 * channels * (2**w_bits - 1) * (2**a_bits - 1)
