@@ -25,6 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "page"  # template, style sheet and script of the pages
+PICTURES = [HERE.parents[1] / "docs" / f"pipeline-{shade}.svg" for shade in ("light", "dark")]  # of the first page
 MARK = '<meta name="generator" content="bitnet, examples/learn/build.py">'
 READ, STUDY = 200, 12  # words and lines of code that one reads in a minute: our guess
 NEEDED = ("jupytext", "nbconvert", "ipykernel", "latex2mathml")
@@ -275,7 +276,8 @@ def write(folder, bodies):
                       for number, path in found if path.exists())
     start = "<h1>Solutions</h1><p>Try first: each exercise takes about five minutes. A click on a name opens its solution.</p>"
     (folder / "solutions.html").write_text(page("Solutions", start + answers, home), encoding="utf-8")
-    shutil.copyfile(PARTS / "widgets.js", folder / "widgets.js")
+    for path in (PARTS / "widgets.js", *PICTURES):
+        shutil.copyfile(path, folder / path.name)
     (folder / "course.css").write_text((PARTS / "course.css").read_text(encoding="utf-8") + colors(), encoding="utf-8")
 
 

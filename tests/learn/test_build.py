@@ -84,7 +84,7 @@ def test_progress_and_files(site):
     assert re.fullmatch(rf"2 chapters in \d+ s; open {re.escape(str(folder / 'index.html'))}", last)
     assert {path.name for path in folder.iterdir()} == {
         "index.html", "solutions.html", "glossary.html", "01_bit_width.html", "02_straight_through.html", "course.css",
-        "widgets.js"}
+        "widgets.js", "pipeline-light.svg", "pipeline-dark.svg"}
     assert [path.name for path in folder.parent.iterdir()] == ["site"]  # no temporary folder is left
 
 
