@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, digits, exercise, show, size
+from network import small
 
-from bitnet import functional, models, optimizers, random
+from bitnet import functional, optimizers, random
 from bitnet.kernels.machine import threads
 from bitnet.quantizers import DoReFaGradient
 
@@ -242,7 +243,8 @@ exercise(off, check_off)
 # %% [markdown]
 # ## The gradients of a real layer
 #
-# Now a network: DoReFa-Net's SVHN network with an eighth of its channels (model D), trained for some steps on house numbers.
+# Now a network, the one that goes through this course (chapter 7 takes it apart): two inner layers of few bits between a float
+# convolution and a float linear layer. It is trained for some steps on house numbers.
 # It learns by *Adam*, gradient descent in which each gradient is divided by its usual size (a running mean of its square).
 # To get hold of the gradient at the output of a layer we put a quantizer there that remembers what it is given.
 
@@ -255,7 +257,7 @@ class Listening(DoReFaGradient):
 
 
 images, labels = digits("train", size(1600, 320))
-model = models.svhn("D", bits=(1, 2, 4)).train()
+model = small((1, 2, 4), width=16).train()
 optimizer = optimizers.Adam(model.parameters(), lr=1e-3)
 random.seed(0)
 
@@ -268,14 +270,14 @@ def backward(batch):
 for start in range(0, len(images), 32):
     backward(slice(start, start + 32))
     optimizer.step()
-layer = model.conv3.conv
+layer = model.conv2.conv
 layer.grad_quantizer = Listening(4)
 backward(slice(0, 64))
 g = layer.grad_quantizer.heard
 largest = np.abs(g).max(axis=(1, 2, 3))
 print(f"gradient {g.shape}, M of the samples from {largest.min():.1e} to {largest.max():.1e}")
 print(f"share of gradients smaller than a tenth of their M: {np.mean(np.abs(g) < largest[:, None, None, None] / 10):.0%}")
-assert g.shape == (64, 7, 7, 16)
+assert g.shape == (64, 7, 7, 32)
 assert largest.max() > 2 * largest.min()
 
 # %% [markdown]

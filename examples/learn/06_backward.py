@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from check import check
 from common import AMBER, BLUE, FAINT, GREY, RED, YourTurn, exercise, show, size
+from network import small
 from numpy.lib.stride_tricks import sliding_window_view
 
 import bitnet
@@ -19,8 +20,6 @@ from bitnet import Codes, execution, functional
 from bitnet.kernels import products
 from bitnet.kernels.products import reference
 from bitnet.kernels.products.geometry import Conv
-from bitnet.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, Sequential
-from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 # %% [markdown]
 # ## One loop, three products
@@ -420,31 +419,19 @@ print("families", execution.FAMILIES, "agree with the loops")
 # Even the float sum is the same bit for bit, because every family adds images in the same order. So changing the family, or the
 # number of threads, changes nothing in a training.
 #
-# Last, a small network takes one real step, and the *execution log* tells what ran. The first and last layers are float, as in
-# the paper; the input of the network needs no gradient.
+# Last, the network of this course (chapter 7 takes it apart) does one real step, and the *execution log* tells what ran. The
+# first and last layers are float, as in the paper; the input of the network needs no gradient.
 
 # %%
-rng = np.random.default_rng(0)
-
-
-def inner(inputs, outputs, stride):
-    return Conv2d(inputs, outputs, 3, stride, padding=1, weight_quantizer=DoReFaWeight(1),
-                  grad_quantizer=DoReFaGradient(4), rng=rng)
-
-
-network = Sequential(
-    Conv2d(3, 32, 3, padding=1, rng=rng), Activation(DoReFaActivation(2)),
-    inner(32, 64, 1), BatchNorm(64), Activation(DoReFaActivation(2)),
-    inner(64, 64, 2), BatchNorm(64), Activation(DoReFaActivation(2)),
-    Flatten(), Linear(4 * 4 * 64, 10, rng=rng)).name_layers()
-images, labels = rng.random((16, 8, 8, 3), np.float32), rng.integers(0, 10, 16)
+network, rng = small(width=16).train(), np.random.default_rng(0)
+images, labels = rng.random((8, 40, 40, 3), np.float32), rng.integers(0, 10, 8)
 with bitnet.use_kernels("popcount"), execution.log() as log:
     loss = functional.softmax_cross_entropy(network(images), labels)
     loss.backward()
 print(f"{'layer':8}{'product':13}{'bits':>8}{'MMAC':>8}  kernels")
 for record in log:
     bits = f"{record.bits[0]} x {record.bits[1]}"
-    print(f"layer{record.layer:3}{record.role:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
+    print(f"{record.layer:8}{record.role:13}{bits:>8}{record.macs / 1e6:8.2f}  {record.family}")
 on_bits = [(record.role, record.bits) for record in log if record.family == "popcount"]
 assert sorted(on_bits) == sorted(2 * [("forward", (2, 1)), ("input_grad", (4, 1)), ("weight_grad", (4, 2))])
 
