@@ -329,6 +329,12 @@ PIECES = {
         "For one sample: `mixed` of the columns of im2col (transpose the rows) with those of v. Times its scale; then add.",
         {"the scales of the samples are missing": lambda u, a, v, g, p, s: _weight_grad(u, a, v, g, p, np.ones(len(s))),
          "all samples got the mean of the scales": lambda u, a, v, g, p, s: _weight_grad(u, a, v, g, p, 0 * s + s.mean())}),
+    "batch_norm_grad": Piece(
+        7, _batch_norm_grad,
+        lambda: {"mean and variance of x itself": _normed(_reals(1, 4, 3, 3, 3))},
+        "normal = (x - mean) * rstd; gamma's gradient sums grad * normal, beta's sums grad; x's is gamma * rstd times what is "
+        "left of grad without its mean and without its share along normal.",
+        {"mean and variance were treated as constants": _wrong_bn}),
     "max_pool": Piece(
         7, lambda x: pool.max_pool(x, 2, 2, 0),
         lambda: {"reals, odd edges": (_reals(1, 2, 5, 7, 3),), "many equal numbers": (_tie(2, 4, 4, 3),)},
@@ -340,12 +346,6 @@ PIECES = {
                  "odd edges": (_reals(3, 1, 2, 3, 4), _codes(4, 2, 1, 2, 3, 4), (1, 5, 7, 4))},
         "Zeros of that shape; for each of the four taps, out[:, y:2 * H:2, x:2 * W:2] = grad where place is this tap.",
         {"all four places of a window got the gradient": _spread}),
-    "batch_norm_grad": Piece(
-        7, _batch_norm_grad,
-        lambda: {"mean and variance of x itself": _normed(_reals(1, 4, 3, 3, 3))},
-        "normal = (x - mean) * rstd; gamma's gradient sums grad * normal, beta's sums grad; x's is gamma * rstd times what is "
-        "left of grad without its mean and without its share along normal.",
-        {"mean and variance were treated as constants": _wrong_bn}),
     "adam": Piece(
         7, _adam,
         lambda: {"three steps": ({"w": _reals(1, 20)}, [_reals(2, 20), _reals(3, 20), _reals(4, 20)])},
