@@ -9,7 +9,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from check import check
-from common import YourTurn, exercise, show
+from common import AMBER, YourTurn, exercise, show
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bitnet import Codes
@@ -45,6 +45,17 @@ def float_conv(x, w):
     """The convolution of real numbers: (N, H, W, C) and (3, 3, C, F) -> (N, H, W, F)."""
     return im2col(pad(x)) @ w.reshape(-1, w.shape[3])
 
+
+places = np.arange(1, 37).reshape(1, 6, 6, 1)  # an image whose pixels are numbered
+figure, axes = plt.subplots(1, 2, figsize=(8, 3), width_ratios=(1, 1.5))
+axes[0].imshow(pad(places)[0, :, :, 0], cmap="Blues")
+axes[0].add_patch(plt.Rectangle((1.5, 2.5), 3, 3, fill=False, color=AMBER, lw=3))
+axes[1].imshow(im2col(pad(places))[0].reshape(36, 9).T, cmap="Blues", aspect="auto")
+axes[1].add_patch(plt.Rectangle((6 * 2 + 2 - 0.5, -0.5), 1, 9, fill=False, color=AMBER, lw=3))
+axes[0].set(title="What a filter sees at a place", xticks=[], yticks=[])
+axes[1].set(title="becomes a row of a matrix (drawn upright)", xlabel="36 places", ylabel="9 taps", xticks=[], yticks=[])
+show(figure, "04-im2col")
+assert im2col(pad(places))[0, 2, 2, :3].ravel().tolist() == [8, 9, 10]
 
 # %% [markdown]
 # For bits only two things change. The channels of a pixel are packed into words, so im2col copies words. And instead of a

@@ -253,6 +253,14 @@ if max(speed.values()) > limit:
 print(f"the popcount limit at {pairs} pairs of planes is {limit / float_limit:.1f} times the float limit")
 assert speed["library, bits"] > 2 * speed["NumPy, bits"] and speed["NumPy, float32"] > speed["NumPy, bits"]
 
+figure, axis = plt.subplots(figsize=(8, 2.6))
+order = sorted(speed, key=speed.get)
+axis.barh(order, [speed[name] for name in order], color=[GREY if "float" in name else BLUE for name in order])
+axis.axvline(limit, color=AMBER)
+axis.set(title="One layer, one thread, the same numbers (amber: the limit of popcount)", xscale="log",
+         xlabel="10⁹ multiply-accumulates a second")
+show(figure, "09-speeds")
+
 # %% [markdown]
 # The usual picture for this is the *roofline*. Across: how many multiply-accumulates a version does for each byte that it moves
 # between core and memory. Up: how many it does a second. The slope on the left is memory: so many bytes a second come through,
