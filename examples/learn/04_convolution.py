@@ -49,7 +49,7 @@ def float_conv(x, w):
 places = np.arange(1, 37).reshape(1, 6, 6, 1)  # an image whose pixels are numbered
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), width_ratios=(1, 1.5))
 axes[0].imshow(pad(places)[0, :, :, 0], cmap="Blues")
-axes[0].add_patch(plt.Rectangle((1.5, 2.5), 3, 3, fill=False, color=AMBER, lw=3))
+axes[0].add_patch(plt.Rectangle((1.5, 1.5), 3, 3, fill=False, color=AMBER, lw=3))
 axes[1].imshow(im2col(pad(places))[0].reshape(36, 9).T, cmap="Blues", aspect="auto")
 axes[1].add_patch(plt.Rectangle((6 * 2 + 2 - 0.5, -0.5), 1, 9, fill=False, color=AMBER, lw=3))
 axes[0].set(title="What a filter sees at a place", xticks=[], yticks=[])
