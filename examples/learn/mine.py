@@ -150,6 +150,11 @@ def cross_entropy(logits, labels):
     return loss, p / len(labels)
 
 
+def adam(p, grads, state, rate, eps=1e-5):
+    """One step of Adam, in place: means of the gradient (0.9) and of its square (0.999), both corrected for starting at 0."""
+    raise NotImplementedError
+
+
 # Chapter 8: it trains
 
 
@@ -178,11 +183,6 @@ def predict(p, images, bits, statistics=None):
 
 def gradients(p, images, labels, bits, noise):
     """The loss, the gradients of all parameters by their names, what ``predict`` kept; noise(shape): even in (-1/2, 1/2)."""
-    raise NotImplementedError
-
-
-def adam(p, grads, state, rate, eps=1e-5):
-    """One step of Adam, in place: means of the gradient (0.9) and of its square (0.999), both corrected for starting at 0."""
     raise NotImplementedError
 
 

@@ -176,6 +176,16 @@ def cross_entropy(logits, labels):
     return loss, p / len(labels)
 
 
+def adam(p, grads, state, rate, eps=1e-5):
+    """One step of Adam, in place: means of the gradient (0.9) and of its square (0.999), both corrected for starting at 0."""
+    state["step"] = step = state.get("step", 0) + 1
+    for name, grad in grads.items():
+        mean, square = state.get(name, (0, 0))
+        mean, square = 0.9 * mean + np.float32(1 - 0.9) * grad, 0.999 * square + np.float32(1 - 0.999) * grad * grad
+        state[name] = mean, square
+        p[name] -= rate / (1 - 0.9**step) * mean / (np.sqrt(square / (1 - 0.999**step)) + eps)
+
+
 # Chapter 8: it trains
 
 
@@ -221,16 +231,6 @@ def gradients(p, images, labels, bits, noise):
     g = max_pool_grad(activation_grad(z, g), place, shape)
     found["conv0.weight"], found["conv0.bias"] = flat(rows).T @ flat(g), g.sum(axis=(0, 1, 2))
     return loss, {name: grad.reshape(p[name].shape).astype(np.float32) for name, grad in found.items()}, kept
-
-
-def adam(p, grads, state, rate, eps=1e-5):
-    """One step of Adam, in place: means of the gradient (0.9) and of its square (0.999), both corrected for starting at 0."""
-    state["step"] = step = state.get("step", 0) + 1
-    for name, grad in grads.items():
-        mean, square = state.get(name, (0, 0))
-        mean, square = 0.9 * mean + np.float32(1 - 0.9) * grad, 0.999 * square + np.float32(1 - 0.999) * grad * grad
-        state[name] = mean, square
-        p[name] -= rate / (1 - 0.9**step) * mean / (np.sqrt(square / (1 - 0.999**step)) + eps)
 
 
 def train(p, batches, bits, rate, noise):
