@@ -1,11 +1,11 @@
 """Words are explained where they are first used: the chapters' texts against the glossary."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from .conftest import LEARN
-
+LEARN = Path(__file__).parents[2] / "examples" / "learn"
 GLOSSARY = (LEARN / "page" / "glossary.md").read_text(encoding="utf-8")
 ENTRIES = re.findall(r"^- \*\*(.+?)\*\*: .+\((\d+)\)$", GLOSSARY, re.MULTILINE)
 TEXTS = {int(path.name[:2]): path.read_text(encoding="utf-8") for path in sorted(LEARN.glob("[0-9][0-9]_*.py"))}
