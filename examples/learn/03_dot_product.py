@@ -286,7 +286,7 @@ check("count", "mixed", "signed")
 # %%
 def constant(c, u_bits):
     """n_u times the sum of the codes c, a uint8 array."""
-    return (2**u_bits - 1) * c.sum(dtype=np.uint8)
+    return (2**u_bits - 1) * int(c.sum(dtype=np.uint8))
 
 
 def check_constant(constant):
