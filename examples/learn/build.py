@@ -259,9 +259,8 @@ def write(folder, bodies):
         if number in there:
             head = f'<a href="{file_name(number)}">{head}</a>'
             built = (folder / file_name(number)).read_text(encoding="utf-8")
-            seconds = re.search(r"<!-- ran in (\d+) s -->", built)
-            words, lines = counted(paths[number])
-            rows.append((head, words, lines, int(seconds[1]) if seconds else 0))
+            seconds = int(re.search(r"<!-- ran in (\d+) s -->|$", built)[1] or 0)
+        rows.append((head, *counted(paths[number]), seconds if number in there else 0))
         items.append(f"<h2>{head}</h2>{text_to_html(text)}" + ("" if number in there else "<p>Not built yet.</p>"))
     start = text_to_html((PARTS / "index.md").read_text(encoding="utf-8"))
     home = '<nav><a href="index.html">Contents</a></nav>'
