@@ -184,7 +184,7 @@ def folded(body):
     def fold(match):
         code = html.unescape(re.sub(r"<[^>]*>", "", match[0]))
         drawn = len(re.findall(r"^ *(?:figure|axis|axes|left|right)\b.*|^show\(.*", code, re.MULTILINE))
-        if not code.count("show(") or drawn < 0.4 * sum(bool(line.strip()) for line in code.splitlines()):
+        if not code.count("show(") or drawn < 0.6 * sum(bool(line.strip()) for line in code.splitlines()):
             return match[0]
         return f"<details><summary>The code of the picture</summary>{match[0]}</details>"
 
@@ -261,7 +261,8 @@ def write(folder, bodies):
             built = (folder / file_name(number)).read_text(encoding="utf-8")
             seconds = int(re.search(r"<!-- ran in (\d+) s -->|$", built)[1] or 0)
         rows.append((head, *counted(paths[number]), seconds if number in there else 0))
-        items.append(f"<h2>{head}</h2>{text_to_html(text)}" + ("" if number in there else "<p>Not built yet.</p>"))
+        first = text.split("\n\n")[0]
+        items.append(f"<h2>{head}</h2>{text_to_html(first)}" + ("" if number in there else "<p>Not built yet.</p>"))
     start = text_to_html((PARTS / "index.md").read_text(encoding="utf-8"))
     home = '<nav><a href="index.html">Contents</a></nav>'
     (folder / "index.html").write_text(page("DoReFa-Net, bit by bit", start + lengths(rows) + "".join(items)), encoding="utf-8")
