@@ -61,6 +61,12 @@ assert np.array_equal(rounded, quantize_k(r, bits))  # bitnet's own
 # values, where it is half a step, $1/(2n)$. For numbers spread evenly over $[0, 1]$ the error is spread evenly between
 # minus and plus half a step. Its typical size, the root of the mean square (RMS), is then $1/(n \sqrt{12})$. The code
 # checks both for all bit widths.
+#
+# <details><summary>Predict: by which factor does the error fall from 1 bit to 2, and from 7 bits to 8?</summary>
+#
+# By $n$: from 1 to 3, a factor of 3; from 127 to 255, a factor of 2.008. The table below has both.
+#
+# </details>
 
 # %%
 grid = np.linspace(0, 1, 100_001)
@@ -82,13 +88,6 @@ left.set(title="k bits make a staircase of $2^k$ values", xlabel="number r", yla
 right.set(title="The error is half a step at most", xlabel="number r", ylabel="error")
 left.legend(frameon=False, loc="upper left")
 show(figure, "01-staircase")
-
-# %% [markdown]
-# <details><summary>Predict: by which factor does the error fall from 1 bit to 2, and from 7 bits to 8?</summary>
-#
-# By $n$: from 1 to 3, a factor of 3; from 127 to 255, a factor of 2.008. The table above has both.
-#
-# </details>
 
 # %% [markdown]
 # From one bit to two, $n$ grows from 1 to 3 and the error falls to a third. Later $n$ little more than doubles with each

@@ -278,6 +278,12 @@ exercise(folded_gradient, check_folded_gradient)
 # with 1-bit weights and 2-bit activations, ten scores. The last layer is float, as in chapter 1. The backward pass is the
 # usual one, with the STE as its only addition. (A constant factor 0.3 and a shift of 0.5 take the place of batch norm. They
 # put the numbers before the clip into and around the window.)
+#
+# <details><summary>Predict: with true slopes, which part of the network still learns?</summary>
+#
+# Only the last layer: its gradient does not pass a rounding. The printed share of changed signs is exactly 0.
+#
+# </details>
 
 # %%
 count, epochs = size(3_000, 1_000), size(25, 12)
@@ -343,13 +349,6 @@ broken = [last[name] for name in ("no latent weights", "no window", "true slopes
 assert last["float"] < last["STE, (1, 2) bits"] < min(broken) and max(broken) < np.log(10) + 0.05
 assert last["STE, (1, 2) bits"] < last["true slopes"] - 0.1
 assert flips["true slopes"] == 0 and flips["no latent weights"] < flips["STE, (1, 2) bits"] / 10
-
-# %% [markdown]
-# <details><summary>Predict: with true slopes, which part of the network still learns?</summary>
-#
-# Only the last layer: its gradient does not pass a rounding. The printed share of changed signs is exactly 0.
-#
-# </details>
 
 # %% [markdown]
 # The loss of guessing among ten digits is the logarithm of 10, about 2.30. With true slopes the hidden layer never changes:
