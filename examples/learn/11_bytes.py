@@ -167,12 +167,12 @@ print("thresholds of the first channels:", steps[:, :4].T.tolist(), "signs", sig
 assert np.mean(by_integers == by_floats) > 0.9999 and steps.shape == (3, 32)
 
 figure, axis = plt.subplots()
-at = np.arange(-bound, bound + 1)
-for channel, color in ((int(np.argmax(steps[2] - steps[0])), BLUE), (int(np.argmin(steps[2] - steps[0])), AMBER)):
+at, chosen = np.arange(-bound, bound + 1), (int(np.argmax(steps[2] - steps[0])), int(np.argmin(steps[2] - steps[0])))
+for channel, color in zip(chosen, (BLUE, AMBER), strict=True):
     axis.step(at, (sign[channel] * at[:, None] >= steps[:, channel]).sum(axis=1), color=color, where="post",
               label=f"channel {channel}: thresholds {', '.join(map(str, sign[channel] * steps[:, channel]))}")
 axis.set(title="What batch norm, clip and rounding do to an integer: three comparisons", xlabel="sum of conv1", ylabel="code",
-         yticks=range(4))
+         yticks=range(4), xlim=np.array([-15, 15]) + [f((sign * steps)[:, chosen]) for f in (np.min, np.max)])
 axis.legend(frameon=False, fontsize=9)
 show(figure, "11-staircase")
 
