@@ -10,7 +10,7 @@ Knows nothing of tensors or layers, and of kernels only how one is compiled and 
 """
 
 from .arrays import load_arrays
-from .catalog import load, load_digits, load_test
+from .catalog import load, load_both, load_digits, load_test
 from .cifar import load_cifar10
 from .dataset import DataError, Dataset, Digits
 from .folder import load_folder
@@ -35,6 +35,7 @@ __all__ = [
     "digit_crops",
     "load",
     "load_arrays",
+    "load_both",
     "load_cifar10",
     "load_digits",
     "load_emnist",

@@ -104,23 +104,55 @@ def load_test(data, shape, cache_dir=None):
         return test, [f"data: {len(test):,} generated digits. They are drawn by a program: accuracies on them say nothing "
                       "about photographs or handwriting", *messages]
     folder = resolved(data)
-    if has_split(folder, "test"):
+    kind = _kind(folder)
+    if kind == "svhn":
         test, messages = read_splits(folder, ["test"], shape[0], cache_dir)
-    elif has_idx(folder, "test"):
+    elif kind == "mnist":
         test, messages = read_mnist(folder, "test", cache_dir)
-    elif has_cifar(folder):
+    elif kind == "cifar":
         _, test, (_, *messages) = load_cifar10(folder, cache_dir=cache_dir)
-    elif any(folder.glob("emnist-*-mapping.txt")):
+    elif kind == "emnist":
         _, test, (_, *messages) = load_emnist(folder, cache_dir)
-    elif (folder / f"train{LABELS}").is_dir():
+    elif kind == "segmentation":
         _, test, (_, *messages) = load_segmentation(folder, shape[:2], cache_dir=cache_dir)
-    elif (folder / "train").is_dir():
-        _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
     else:
-        raise DataError(f"{folder}: expected test_32x32.mat or test/digitStruct.mat (SVHN), t10k-images-idx3-ubyte (MNIST), "
-                        f"CIFAR-10's or EMNIST's files, or train/CLASS/ and test/CLASS/ with images, found "
-                        f"{describe_folder(folder)}")
+        _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
     return test, [f"data: {test.name}, {len(test):,} images; from {folder}", *messages]
+
+
+def load_both(data, shape, cache_dir=None):
+    """``load_test`` with the training set before it: (train, test, messages)."""
+    kind = "synthetic" if data == "synthetic" else _kind(resolved(data))
+    if kind == "mnist" or (kind == "synthetic" and shape[2] == 1):
+        return load_mnist(data, cache_dir=cache_dir)
+    if kind == "cifar":
+        return load_cifar10(resolved(data), cache_dir=cache_dir)
+    if kind == "emnist":
+        return load_emnist(resolved(data), cache_dir)
+    if kind == "segmentation":
+        return load_segmentation(resolved(data), shape[:2], cache_dir=cache_dir)
+    if kind == "folder":
+        return load_folder(data, shape[:2], cache_dir)
+    return load_digits(data, size=shape[0], cache_dir=cache_dir)
+
+
+def _kind(folder):
+    """Which reader a folder is for, by its test set; DataError where there is none."""
+    if has_split(folder, "test"):
+        return "svhn"
+    if has_idx(folder, "test"):
+        return "mnist"
+    if has_cifar(folder):
+        return "cifar"
+    if any(folder.glob("emnist-*-mapping.txt")):
+        return "emnist"
+    if (folder / f"train{LABELS}").is_dir():
+        return "segmentation"
+    if (folder / "train").is_dir():
+        return "folder"
+    raise DataError(f"{folder}: expected test_32x32.mat or test/digitStruct.mat (SVHN), t10k-images-idx3-ubyte (MNIST), "
+                    f"CIFAR-10's or EMNIST's files, or train/CLASS/ and test/CLASS/ with images, found "
+                    f"{describe_folder(folder)}")
 
 
 def load_digits(data=None, extra=False, download=False, size=40, cache_dir=None, base_url=None):

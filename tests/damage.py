@@ -62,7 +62,10 @@ def make(sound):
             "dorefa": methods.DoReFa(1, 2, 4).apply(own_tree(), seed=2),
             "bfcn": methods.BFCN().apply(models.bfcn((16, 16, 3), 4, widths=(8, 8), blocks=1, features=6)),
             "bitwise": methods.get("bitwise")().apply(models.mlp(width=32), seed=0)}
-    nets |= {name: methods.get(name)().apply(own_tree(1), seed=2) for name in ("graham", "qnn", "qnn_log", "staircase")}
+    nets |= {name: methods.get(name)().apply(own_tree(1), seed=2) for name in ("graham", "qnn", "qnn_log", "staircase", "fgq",
+                                                                                    "sketching")}
+    drawn = methods.get("tnn")(2, 2, 32)
+    nets["tnn"] = drawn.convert(drawn.apply(models.mlp(width=32), seed=0), None)
     for name, net in nets.items():
         net.classes = tuple(f"number {digit}" for digit in range(10)) if name in ("svhn", "bnn") else None
         bitnet.save(folder(f"{name}-h5") / "net.h5", net.eval())

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 
 from bitnet import functional, layers
-from bitnet.codes import Codes
+from bitnet.codes import Codes, unit_of
 from bitnet.deploy import codebook
 from bitnet.deploy.network import FrozenNetwork
 from bitnet.deploy.products import First, Product, Thresholds
@@ -29,6 +29,7 @@ from bitnet.deploy.stages import (
     MeanMagnitude,
     Quantize,
     Reshape,
+    Steps,
     Tanh,
     Upsample,
     Wire,
@@ -38,7 +39,8 @@ from bitnet.functional import ap2
 from bitnet.kernels.pointwise import elementary
 from bitnet.kernels.products.geometry import Conv
 from bitnet.module import Module, preserved
-from bitnet.quantizers import Quantizer
+from bitnet.quantizers import IntegerThresholds, Quantizer
+from bitnet.quantizers.tnn import NEVER
 from bitnet.tensor import no_grad
 
 READERS = {}
@@ -102,9 +104,13 @@ class Reader:
             codes = {"bits": weight.bits, "encoding": weight.encoding, "scales": scales}
             if len(terms) > 1:
                 codes["terms"] = len(terms)
+            scale = np.asarray(weight.scale, np.float64)
+            if weight.per == "group":
+                codes |= {"parts": scale.shape[-2], "unit": unit_of(scale)}
+                scale = (scale / codes["unit"]).astype(np.uint8).reshape(*conv.kernel_size, -1, conv.out_channels)
             arrays["planes"] = np.stack([np.packbits(term.values.ravel() >> bit & 1, bitorder="little")
                                          for term in terms for bit in range(weight.bits)])
-            arrays["scale"] = np.asarray(weight.scale, np.float64)
+            arrays["scale"] = scale
             book = codebook.packed(weight.values.reshape(conv.weight_shape)) if weight.bits == len(terms) == 1 else None
             if book is not None:
                 arrays["planes"], arrays["words"] = book
@@ -223,6 +229,15 @@ def _(module, name, out):
 @reads(Quantizer)
 def _(module, name, out):
     out.add(Quantize, name, {"quantizer": describe(module)})
+
+
+@reads(IntegerThresholds)
+def _(module, name, out):
+    numbers = np.stack([module.sign, module.low, module.high])
+    if not (np.abs(numbers) <= NEVER + 1).all() or (numbers != np.rint(numbers)).any():
+        raise ValueError(f"{name} cannot be frozen: expected thresholds that are whole numbers up to {NEVER:.0f}, found others")
+    sign, low, high = numbers.astype(np.int32)
+    out.add(Steps, name, sign=sign.astype(np.int8), low=low, high=high)
 
 
 @reads(layers.Activation)

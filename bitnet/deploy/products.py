@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from bitnet.checks import truth, whole, wholes
+from bitnet.checks import number, truth, whole, wholes
 from bitnet.codes import Codes
 from bitnet.deploy import codebook
 from bitnet.deploy.stages import Stage, codes_wire, pooled_shape, real
@@ -29,11 +29,14 @@ class Product(Stage):
     """A convolution, or a fully connected layer, of what enters with weights: real numbers leave.
 
     Options: kernel, the size of a filter; stride, padding, groups as those of ``Conv``; out, its output channels; bias, whether
-    there is one; weight, {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter" or one a "sign", or
-    null for real numbers; "terms" beside them where the weight is a sum of so many codes, each with such scales; "words" where
-    weights of one bit have a codebook of so many: planes are those of ``codebook.packed`` then, and there is an array words.
+    there is one; weight, {"bits", "encoding", "scales"} of codes whose scales are "one", one a "filter", one a "sign" or one a
+    "group", or null for real numbers; "terms" beside them where the weight is a sum of so many codes, each with such scales;
+    beside groups, "parts", how many of them a filter has at one of its places, and "unit", what their scales are multiples of;
+    "words" where weights of one bit have a codebook of so many: planes are those of ``codebook.packed`` then, and there is an
+    array words.
     Arrays: planes, uint8 (terms * bits, bytes), the bit planes of the weight's codes in C order of (kh, kw, in, out), packed as
-    ``numpy.packbits`` does with bitorder="little", and scale, float64, or weight, float32; bias, float32 (out,).
+    ``numpy.packbits`` does with bitorder="little", and scale, float64, but of groups uint8 (kh, kw, parts, out), in units; or
+    weight, float32; bias, float32 (out,).
 
     On codes with weights of codes, it is one integer product for each term of the weight (``Codes.terms``), times its scales.
     """
@@ -77,15 +80,20 @@ class Product(Stage):
             rows = codebook.index_bits(count)
             self.wants("words", np.uint8, count, -(-self.conv.tap_count // 8))
         self.wants("planes", np.uint8, rows, -(-length // 8))
-        shape = {"one": (), "filter": (self.conv.out_channels,), "sign": (2,), "none": None}[weight["scales"]]
-        if weight["scales"] == "sign" and self.weights.encoding != "ternary":
-            raise ValueError("only ternary weights have a scale a sign")
+        shape = {"one": (), "filter": (self.conv.out_channels,), "sign": (2,), "group": None, "none": None}[weight["scales"]]
+        if weight["scales"] in ("sign", "group") and self.weights.encoding != "ternary":
+            raise ValueError(f"only ternary weights have a scale a {weight['scales']}")
+        if weight["scales"] == "group":
+            number("the unit of scales", weight["unit"], 2.0 ** -200, 2.0 ** 200)
+            parts = whole("parts", weight["parts"], 1, self.conv.group_in)
+            self.wants("scale", np.uint8, *self.conv.kernel_size, parts, self.conv.out_channels)
         if shape is not None:
             self.wants("scale", np.float64, *[self.summands] * ("terms" in weight), *shape)
 
     def _plan_sums(self):
         conv, w = self.conv, self.weights
-        self.bound = largest_level(self.before) * largest_level(w) * conv.group_in * conv.tap_count
+        largest = 255 if self.options["weight"]["scales"] == "group" else largest_level(w)  # of a term, see Codes.terms
+        self.bound = largest_level(self.before) * largest * conv.group_in * conv.tap_count
         if w.encoding == "unsigned" or 2 * self.bound >= 1 << 31:
             raise ValueError(f"expected bipolar or ternary weights and sums that fit int32, got {w.encoding} ones and sums up "
                              f"to {self.bound}")
@@ -110,6 +118,8 @@ class Product(Stage):
         if "terms" in self.options["weight"]:
             self.codes = Codes(values, bits, self.weights.encoding, scale, per="term")
         else:
+            if scales == "group":
+                scale = scale * self.options["weight"]["unit"]
             scale = 1.0 if scales == "none" else float(scale) if scales == "one" else scale
             self.codes = Codes(values[0], bits, self.weights.encoding, scale, per=scales)
         if not self.on_codes:

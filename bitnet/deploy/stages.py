@@ -32,6 +32,7 @@ from bitnet.quantizers import (
     QNNLinear,
     QNNLogarithmic,
     Quantizer,
+    TNNActivation,
     UniformActivation,
     XNORActivation,
 )
@@ -44,7 +45,7 @@ KINDS = {}
 # Quantizers whose code rises with the number, rounding included: their encodings, so that a subclass with its own is none
 RISING = {kind.encode_and_save for kind in (
     BinaryInput, BitwiseActivation, BNNActivation, DoReFaActivation, FixedPointActivation, GXNORActivation,
-    NormalizedActivation, PixelInput, QNNLinear, QNNLogarithmic, UniformActivation, XNORActivation)}
+    NormalizedActivation, PixelInput, QNNLinear, QNNLogarithmic, TNNActivation, UniformActivation, XNORActivation)}
 
 
 class Wire(NamedTuple):
@@ -517,6 +518,28 @@ class Quantize(Stage):
 
     def about(self):
         return repr(self.quantizer)
+
+
+class Steps(Stage):
+    """Ternary codes by two thresholds a channel: with s = sign * x, -1 where s < low, 1 where s > high, else 0.
+
+    Arrays: sign, int8 of 1 and -1; low and high, int32.
+    """
+
+    kind, monotone = "steps", True
+
+    def plan(self):
+        for part, dtype in (("sign", np.int8), ("low", np.int32), ("high", np.int32)):
+            self.wants(part, dtype, self.before.shape[-1])
+        return codes_wire(self.before.shape, {"bits": 2, "encoding": "ternary", "scale": 1.0})
+
+    def prepare(self):
+        if not np.isin(self["sign"], (1, -1)).all():
+            raise ValueError(f"{self.name}.sign must hold 1 and -1, got other numbers")
+
+    def run(self, x):
+        s = real(x) * self["sign"]
+        return self.after.codes((s >= self["low"]).view(np.uint8) + (s > self["high"]).view(np.uint8))
 
 
 class Join(Stage):

@@ -4,6 +4,7 @@
     net = build("twn", data="mnist")          the recipe's own, with initial weights
     Trainer(net, train, test, **training_of(net))
     names(), get("twn")                       every method; the class of one
+    conversions()                             those to which a trained network is converted
 """
 
 import importlib
@@ -16,12 +17,18 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 globals().update({method.__name__: method for method in METHODS.values()})
 
-__all__ = ["Method", "Recipe", "build", "falling", "get", "names", "training_of", *(m.__name__ for m in METHODS.values())]
+__all__ = ["Method", "Recipe", "build", "conversions", "falling", "get", "names", "training_of",
+           *(m.__name__ for m in METHODS.values())]
 
 
 def names():
     """All methods."""
     return list(METHODS)
+
+
+def conversions():
+    """The methods to which trained networks can be converted."""
+    return [name for name, kind in METHODS.items() if kind.convert is not Method.convert]
 
 
 def get(name):

@@ -83,6 +83,7 @@ class Method(Described):
     recipe : Recipe
     published : {data set: (error in per cent, setting)}
     note : what else to know
+    examples : how many images ``convert`` should get
 
     Raises
     ------
@@ -97,6 +98,7 @@ class Method(Described):
     glorot, clip, centre, weight_decay = False, None, False, None
     recipe = Recipe(schedule=falling(1e-3, 1e-5))
     published = {}
+    examples = 500
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -200,7 +202,21 @@ class Method(Described):
         """Whatever is left to do to a rewritten tree, a Sequential."""
 
     def convert(self, tree, data):
-        """After training: the tree in the form of this method, with the help of images where that needs some."""
+        """After training: the tree, changed in place, in the form of this method.
+
+        Parameters
+        ----------
+        tree : Module    # trained, of the kind that the method tells
+        data : with ``images`` (N, H, W, C) and their ``targets`` (N,), as a Dataset has them; about ``examples`` of them do
+
+        Returns
+        -------
+        tree : Module, in eval mode or not as it was before
+
+        Raises
+        ------
+        ValueError : another kind of network, or a method that is trained and not converted to.
+        """
         raise ValueError(f"{self.name} is trained, not converted to")
 
     # Rewriting

@@ -11,13 +11,15 @@ from bitnet.quantizers.binaryconnect import BinaryConnectWeight
 from bitnet.quantizers.bitwise import BitwiseActivation, BitwiseWeight
 from bitnet.quantizers.bnn import BinaryInput, BNNActivation, BNNWeight, PixelInput
 from bitnet.quantizers.dorefa import DoReFaActivation, DoReFaGradient, DoReFaWeight, quantize_k
-from bitnet.quantizers.fixed_point import FixedPointActivation
+from bitnet.quantizers.fgq import FGQWeight
+from bitnet.quantizers.fixed_point import FixedPointActivation, FixedPointWeight
 from bitnet.quantizers.graham import NormalizedActivation
 from bitnet.quantizers.gxnor import GXNORActivation, GXNORWeight
 from bitnet.quantizers.lbc import AnchorWeight
 from bitnet.quantizers.qnn import QNNLinear, QNNLogarithmic
 from bitnet.quantizers.sketch import SketchWeight
 from bitnet.quantizers.staircase import StaircaseWeight
+from bitnet.quantizers.tnn import IntegerThresholds, TNNActivation, TNNWeight
 from bitnet.quantizers.ttq import SparseTernaryWeight, TTQWeight
 from bitnet.quantizers.twn import TWNWeight
 from bitnet.quantizers.uniform import UniformActivation, UniformWeight
@@ -26,11 +28,11 @@ from bitnet.quantizers.xnor import BWNWeight, XNORActivation, XNORGradient, XNOR
 
 __all__ = [
     "AnchorWeight", "BFCNActivation", "BFCNWeight", "BNNActivation", "BNNWeight", "BWNWeight", "BinaryConnectWeight",
-    "BinaryInput", "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight",
-    "FixedPointActivation", "GXNORActivation", "GXNORWeight", "KernelWords", "LearnedWords", "NormalizedActivation",
-    "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SelectedWords", "SketchWeight", "SparseTernaryWeight",
-    "StaircaseWeight", "TTQWeight", "TWNWeight", "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient",
-    "XNORWeight", "get", "names", "quantize_k",
+    "BinaryInput", "BitwiseActivation", "BitwiseWeight", "DoReFaActivation", "DoReFaGradient", "DoReFaWeight", "FGQWeight",
+    "FixedPointActivation", "FixedPointWeight", "GXNORActivation", "GXNORWeight", "IntegerThresholds", "KernelWords",
+    "LearnedWords", "NormalizedActivation", "PixelInput", "QNNLinear", "QNNLogarithmic", "Quantizer", "SelectedWords",
+    "SketchWeight", "SparseTernaryWeight", "StaircaseWeight", "TNNActivation", "TNNWeight", "TTQWeight", "TWNWeight",
+    "UniformActivation", "UniformWeight", "XNORActivation", "XNORGradient", "XNORWeight", "get", "names", "quantize_k",
 ]  # fmt: skip
 
 # name -> class and the options that belong to the name
@@ -63,7 +65,11 @@ _QUANTIZERS = {
     "bitwise_weight": (BitwiseWeight, {}),
     "bitwise_activation": (BitwiseActivation, {}),
     "staircase": (StaircaseWeight, {}),
-    "fixed_point": (FixedPointActivation, {"bits": 8}),
+    "fixed_point_activation": (FixedPointActivation, {"bits": 8}),
+    "fixed_point_weight": (FixedPointWeight, {"bits": 8}),
+    "fgq": (FGQWeight, {}),
+    "tnn_activation": (TNNActivation, {}),
+    "tnn_weight": (TNNWeight, {}),
     "sketch": (SketchWeight, {}),
     "sketch_direct": (SketchWeight, {"refined": False}),
     "uniform_weight": (UniformWeight, {"bits": 2}),

@@ -38,3 +38,22 @@ class FixedPointActivation(Quantizer):
         levels = np.rint(array * array.dtype.type(2.0 ** -self.exponent))
         inside = (array >= 0) & (array <= self.top * 2.0 ** self.exponent)
         return Codes(np.clip(levels, 0, self.top).astype(np.uint8), self.bits, "unsigned", 2.0 ** self.exponent), inside
+
+
+class FixedPointWeight(Quantizer):
+    """Weights in dynamic fixed point, odd multiples of half a step, so that as many lie above 0 as below.
+
+    Forward:  w_q = 2**e * (2 c - n), c = clip(rint((w / 2**e + n) / 2), 0, n), n = 2**bits - 1, e as ``exponent_for`` max |w|
+    Backward: dw = dw_q, e being a constant
+
+    Parameters
+    ----------
+    bits : 1 to 8
+    """
+
+    def encode_and_save(self, array):
+        largest = float(np.abs(array).max())
+        unit = 2.0 ** exponent_for(largest, self.top)
+        values = np.rint((np.asarray(array, np.float64) / unit + self.top) / 2)
+        # no level is 0: where all weights are, their scale says it
+        return Codes(np.clip(values, 0, self.top).astype(np.uint8), self.bits, "bipolar", unit if largest else 0.0), None

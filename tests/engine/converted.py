@@ -7,7 +7,7 @@ import numpy as np
 import bitnet
 from bitnet import execution, no_grad
 from bitnet.kernels.machine import threads
-from bitnet.layers import Block, Conv2d, Flatten, Images, Residual, Sequential
+from bitnet.layers import Block, Flatten, Images, Linear, Residual, Sequential
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3)).astype(np.uint8)
 DATA = SimpleNamespace(images=IMAGES, targets=np.arange(40) % 5)
@@ -20,7 +20,7 @@ def small_net(seed=0):
         images=Images(12, 12, 3), first=Block(3, 8, 3, pool=2, rng=rng),
         body=Residual(Block(8, 8, 3, padding=1, groups=2, rng=rng), Block(8, 8, 3, padding="same", rng=rng)),
         last=Block(8, 24, 5, stride=2, padding=2, rng=rng, order="conv pool norm act"),
-        fc=Conv2d(24, 5, 3, bias=True, rng=rng), flatten=Flatten())
+        flatten=Flatten(), fc=Linear(216, 5, rng=rng))
     for name, array in net.named_buffers().items():
         array[...] = rng.uniform(0.5, 2, array.shape) if name.endswith("var") else rng.normal(size=array.shape)
     for name, parameter in net.named_parameters().items():

@@ -389,7 +389,7 @@ def test_svhn_networks_of_methods():
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: methods.get("tnw"), "the method must be one of .*dorefa, float, .*, got 'tnw'"),
+    (lambda: methods.get("tnw"), "the method must be one of .*dorefa, .*float, .*, got 'tnw'"),
     (lambda: methods.build("twn", bits=(1, 32, 32)), "twn has 2 bits for W, got 1"),
     (lambda: methods.build("bnn", bits=(1, 2, 32)), "bnn has 1 bits for A, got 2"),
     (lambda: methods.Bitwise().apply(models.build("lenet")), "a Bitwise Neural Network is a multilayer perceptron"),
