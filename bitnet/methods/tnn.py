@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from bitnet.kernels.pointwise import elementary
 from bitnet.layers import Activation, BatchNorm, Block, Dropout, Flatten, Images, Reshape, Weighted
 from bitnet.methods.base import Method, Recipe, falling
 from bitnet.module import Sequential
@@ -140,7 +141,7 @@ def _find_student(parts, images, labels, name):
         inputs = np.ascontiguousarray(student.codes.levels(np.int8).reshape(len(images), -1).T)
         weight = layer.weight.data.reshape(len(inputs), -1).astype(np.float64)
         if isinstance(part, Block):
-            above = np.tanh(part.norm(sums).data.reshape(len(images), -1).astype(np.float64))
+            above = elementary.tanh(part.norm(sums).data.reshape(len(images), -1).astype(np.float64))
             columns = zip((weight * part.norm.gamma.data).T, above.T, strict=True)
             found = [fit_neuron(column, inputs, y) for column, y in columns]
             teacher = part(teacher)

@@ -11,7 +11,8 @@ from bitnet.quantizers.base import Quantizer
 
 def exponent_for(largest, top):
     """The smallest whole e with ``largest <= top * 2**e``; 0 where there is nothing but zeros."""
-    return math.ceil(math.log2(largest / top)) if largest > 0 else 0
+    mantissa, exponent = math.frexp(largest / top)  # largest / top = mantissa * 2**exponent, mantissa from 1/2 to below 1
+    return exponent - (mantissa == 0.5)
 
 
 class FixedPointActivation(Quantizer):

@@ -45,18 +45,23 @@ def sketch(weight, m, refined=True):
             continue
         u = np.stack([np.where(signs[i], vector, -vector).sum(axis=0) for i in range(j)] or [np.zeros(filters)], -1)
         old = inverse[:, :max(j, 1), :max(j, 1)]
-        gu = np.einsum("fij,fj->fi", old, u)
-        outside = t - (u * gu).sum(axis=1)
+        gu = _product(old, u)
+        outside = t - sum(u[:, i] * gu[:, i] for i in range(u.shape[1]))
         new = outside > 1e-9 * t
         share = np.where(new, 1 / np.where(new, outside, 1), 0)[:, None]
         old += share[..., None] * gu[:, :, None] * gu[:, None, :]
         inverse[:, j, :gu.shape[1]] = inverse[:, :gu.shape[1], j] = -share * gu
         inverse[:, j, j] = share[:, 0]
         inner[:, j] = (vector * w).sum(axis=0)
-        scales[:j + 1] = np.einsum("fij,fj->if", inverse[:, :j + 1, :j + 1], inner[:, :j + 1])
+        scales[:j + 1] = _product(inverse[:, :j + 1, :j + 1], inner[:, :j + 1]).T
         rest = w - sum(scales[i] * np.where(signs[i], 1.0, -1.0) for i in range(j + 1))
     signs ^= (scales < 0)[:, None]
     return signs.reshape(m, *np.shape(weight)), np.abs(scales)
+
+
+def _product(matrices, vectors):
+    """Matrices (filters, i, j) times vectors (filters, j), added in the order of j: (filters, i)."""
+    return sum(matrices[:, :, j] * vectors[:, j, None] for j in range(vectors.shape[1]))
 
 
 class SketchWeight(Quantizer):

@@ -7,6 +7,7 @@ import numpy as np
 from bitnet import random
 from bitnet.checks import whole
 from bitnet.codes import Codes
+from bitnet.kernels.pointwise import elementary
 from bitnet.kernels.pointwise.draw import uniform_array
 from bitnet.module import Signal, initial
 from bitnet.quantizers.base import Quantizer
@@ -27,7 +28,7 @@ class TNNActivation(Quantizer):
         super().__init__(2)
 
     def encode_and_save(self, array):
-        mean = np.tanh(array)
+        mean = elementary.tanh(array)
         if self.training:
             values = np.floor(mean + random.uniform(array.shape).astype(array.dtype)) + 1
             return Codes(np.clip(values, 0, 2).astype(np.uint8), 2, "ternary", 1.0), 1 - mean * mean

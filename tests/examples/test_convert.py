@@ -74,7 +74,7 @@ def test_what_is_wrong_is_one_sentence(run, tmp_path, monkeypatch, method, more,
 
 
 def test_other_networks_are_refused(run, script, mnist, tmp_path, in_process):
-    code, _, err = run("fgq", kind="twn")
+    code, _, err = run("fgq", kind="gxnor")
     assert code == 2 and "fgq converts networks with real weights, got quantized ones in block0" in err
     bitnet.save(tmp_path / "frozen.npz", bitnet.freeze(methods.build("float")))
     narrow = methods.build("float")
