@@ -180,7 +180,7 @@ class SelectedWords(ChangingWords):
     rounds : of Sinkhorn's method
     """
 
-    def __init__(self, words=64, every=10, temperature=0.1, noise=0.1, rounds=10, seed=0):
+    def __init__(self, words=64, every=10, temperature=0.1, noise=0.01, rounds=10, seed=0):
         super().__init__(words, every, seed)
         self.temperature = number("a temperature", temperature, 1e-6)
         self.noise = number("the noise of a selection", noise, 0)

@@ -1,7 +1,7 @@
 """How often each word of 3 x 3 signs comes in a binary network.
 
-Few words are frequent and most are rare, the more so the longer a network trains: why a small codebook is enough (Sparse Kernel
-Selection, arXiv:2303.14470).
+That few words are frequent in trained networks is why a small codebook may be enough (Sparse Kernel Selection,
+arXiv:2303.14470). A network that has hardly trained has nearly all words nearly as often as chance has them.
 """
 
 import numpy as np
