@@ -105,7 +105,7 @@ def evaluate(given):
     takes = network.input_shape
     if takes is None or len(takes) != 3:
         raise UsageError(f"{given.model}: expected a network for pictures that tells their size, found one for {takes}")
-    test, messages = datasets.load_test(given.data, takes)
+    test, messages = datasets.load_test(given.data, takes, prepared=getattr(network, "pictures", None))
     print(*messages, sep="\n", flush=True)
     if test.shape != takes:
         raise UsageError(f"{given.model}: expected a network for images of {test.shape}, as {test.name} has, found one for "

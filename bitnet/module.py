@@ -415,11 +415,12 @@ class Sequential(Module):
     Attributes
     ----------
     method : the method that rewrote this tree, or None
-    trained_on, classes : shape of the images and names of the classes that it was trained on, or None
+    trained_on, classes, pictures : shape of the images and names of the classes that it was trained on, and in which manner its
+        pictures were prepared (``datasets.prepare_for``); or None
     """
 
-    method = trained_on = classes = None
-    changing = ("trained_on", "classes")
+    method = trained_on = classes = pictures = None
+    changing = ("trained_on", "classes", "pictures")
 
     def __init__(self, *modules, **named):
         self.layers = {str(i): module for i, module in enumerate(modules)} | named
@@ -435,18 +436,20 @@ class Sequential(Module):
         return {"layers": self.layers}
 
     def traits(self):
-        known = {"method": self.method, "trained_on": self.trained_on, "classes": self.classes}
+        known = {"method": self.method, "trained_on": self.trained_on, "classes": self.classes, "pictures": self.pictures}
         return {name: value for name, value in known.items() if value is not None}
 
     def take_traits(self, traits):
-        if traits.keys() - {"method", "trained_on", "classes"}:
+        if traits.keys() - {"method", "trained_on", "classes", "pictures"}:
             raise ValueError(f"a tree has no trait {sorted(traits)}")
-        method, shape, classes = (traits.get(name) for name in ("method", "trained_on", "classes"))
+        method, shape, classes, pictures = (traits.get(name) for name in ("method", "trained_on", "classes", "pictures"))
         if method is not None and getattr(method, "prefix", None) != "method.":
             raise ValueError(f"expected the method of a tree, found {method!r}")
         if classes is not None and not (isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)):
             raise ValueError(f"expected the names of classes, found {classes!r}")
-        self.method, self.classes = method, classes
+        if pictures is not None and not isinstance(pictures, str):
+            raise ValueError(f"expected the manner of preparing pictures as a text, found {pictures!r}")
+        self.method, self.classes, self.pictures = method, classes, pictures
         self.trained_on = None if shape is None else wholes("the shape that a tree was trained on", shape, low=1)
 
     def children(self):

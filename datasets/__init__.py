@@ -12,6 +12,7 @@ Knows nothing of tensors or layers, and of kernels only how one is compiled and 
 from .arrays import load_arrays
 from .catalog import load, load_both, load_digits, load_test
 from .cifar import load_cifar10
+from .crops import CropAugmentation, centre_crop
 from .dataset import DataError, Dataset, Digits
 from .folder import load_folder
 from .generated import load_generated
@@ -20,6 +21,7 @@ from .images import luminance, prepare_image
 from .ink import prepare_digit, prepare_for
 from .loader import Augmentation, Batch, Flip, Loader
 from .mnist import load_mnist
+from .pictures import Pictures
 from .scenes import load_scenes
 from .segmentation import load_segmentation
 from .svhn import digit_crops, load_svhn
@@ -27,11 +29,14 @@ from .svhn import digit_crops, load_svhn
 __all__ = [
     "Augmentation",
     "Batch",
+    "CropAugmentation",
     "DataError",
     "Dataset",
     "Digits",
     "Flip",
     "Loader",
+    "Pictures",
+    "centre_crop",
     "digit_crops",
     "load",
     "load_arrays",

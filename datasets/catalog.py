@@ -82,7 +82,7 @@ def load(name, source=None, *, download=False, extra=False, size=None, classes=N
     return train, test
 
 
-def load_test(data, shape, cache_dir=None):
+def load_test(data, shape, cache_dir=None, prepared=None):
     """The test set in a folder of any kind that there is a reader for, without being told which.
 
     Parameters
@@ -91,6 +91,7 @@ def load_test(data, shape, cache_dir=None):
                              # (trainannot/, testannot/); or "synthetic"
     shape : (int, int, int)  # (H, W, C) that a network takes: the size of images that come in any
     cache_dir : str, Path or None
+    prepared : str or None   # Dataset.kind of what the network was trained on; "crop": the middle of a picture
     Returns
     -------
     test : Dataset
@@ -116,7 +117,8 @@ def load_test(data, shape, cache_dir=None):
     elif kind == "segmentation":
         _, test, (_, *messages) = load_segmentation(folder, shape[:2], cache_dir=cache_dir)
     else:
-        _, test, (_, *messages) = load_folder(folder, shape[:2], cache_dir)
+        on_demand = prepared == "crop" and shape[0] == shape[1]
+        _, test, (_, *messages) = load_folder(folder, shape[0] if on_demand else shape[:2], cache_dir, on_demand)
     return test, [f"data: {test.name}, {len(test):,} images; from {folder}", *messages]
 
 

@@ -36,14 +36,15 @@ class Dataset:
 
     Parameters
     ----------
-    images : uint8 array, shape (N, H, W, C)         # C = 3: RGB, C = 1: grey; or a read-only np.memmap of the cache
+    images : uint8 array, shape (N, H, W, C)         # C = 3: RGB, C = 1: grey; or a read-only np.memmap of the cache, or
+                                                     # Pictures, which decode their files when they are asked for
     targets : integer array, shape (N,) or (N, H, W) # a class 0..len(classes)-1 of each picture, or of each pixel; kept as
                                                      # uint8, or uint16 or int32 where the classes do not fit
     classes : tuple of str                           # their names
     name : str                                       # for people, e.g. "SVHN train (subset of 8,000)"
     generated : bool                                 # True for the built-in generated digits
     void : int or None                               # what targets hold besides classes, where nothing is to be learned
-    kind : "photo", "ink" or "fit"                   # how a picture for prediction is made like these, see prepare_for
+    kind : "photo", "ink", "fit" or "crop"                   # how a picture for prediction is made like these, see prepare_for
     Raises
     ------
     DataError : shapes or dtypes other than these, no image at all, or a target that is no class.
@@ -58,7 +59,8 @@ class Dataset:
     kind: str = "fit"
 
     def __post_init__(self):
-        images, targets = np.asanyarray(self.images), np.asarray(self.targets)
+        targets = np.asarray(self.targets)
+        images = self.images if self.on_demand else np.asanyarray(self.images)
         if isinstance(self.classes, str) or not len(self.classes):
             raise DataError(f"{self.name}: expected a tuple of the classes' names, found {self.classes!r}")
         self.classes = tuple(map(str, self.classes))
@@ -79,6 +81,11 @@ class Dataset:
         held = [0, last] if self.void is None else [0, last, self.void]
         dtype = next(d for d in (np.uint8, np.uint16, np.int32) if all(np.iinfo(d).min <= v <= np.iinfo(d).max for v in held))
         self.images, self.targets = images, targets.astype(dtype, copy=False)
+
+    @property
+    def on_demand(self):
+        """Are the images read from their files whenever somebody asks for them?"""
+        return getattr(self.images, "on_demand", False)
 
     @property
     def labels(self):

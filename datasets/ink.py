@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from .crops import centre_crop
 from .dataset import DataError
 from .images import fitted, luminance, open_rgb, prepare_image
 
@@ -104,8 +105,9 @@ def prepare_for(path, kind, shape):
     Parameters
     ----------
     path : str or Path
-    kind : "photo", "ink" or "fit"   # Dataset.kind: as SVHN's digits, as MNIST's, or as those of a folder of images
-    shape : (int, int, int)          # Dataset.shape: (H, W, C); H = W but for "fit"
+    kind : "photo", "ink", "fit" or "crop"   # Dataset.kind: as SVHN's digits, as MNIST's, as those of a folder of images, or as
+                                             # ImageNet's for a test
+    shape : (int, int, int)                  # Dataset.shape: (H, W, C); H = W but for "fit"
     Returns
     -------
     image : uint8 array, shape (H, W, C)
@@ -121,6 +123,8 @@ def prepare_for(path, kind, shape):
         image = prepare_image(path, height)
     elif kind == "fit":
         image = fitted(path, height, width)
+    elif kind == "crop":
+        image = centre_crop(open_rgb(path), height)
     else:
-        raise ValueError(f"expected the kind photo, ink or fit, found {kind!r}")
+        raise ValueError(f"expected the kind photo, ink, fit or crop, found {kind!r}")
     return image if image.shape[2] == channels else luminance(image) if channels == 1 else image.repeat(3, axis=2)

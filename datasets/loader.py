@@ -124,7 +124,7 @@ class Loader:
     dataset : Dataset
     batch_size : int
     seed : int                              # >= 0; of the order and the augmentation
-    augment : Augmentation, Flip or None    # None: pixels as they are, uint8
+    augment : Augmentation, Flip, CropAugmentation or None   # None: pixels as they are, uint8
     shuffle : bool                          # False: in the order of the dataset
     drop_last : bool                        # True: an incomplete last batch is left out
     prefetch : int                          # batches prepared ahead; 0: none, and no thread
@@ -146,9 +146,10 @@ class Loader:
             )
         self.dataset, self.batch_size, self.seed, self.augment = dataset, batch_size, seed, augment
         self.shuffle, self.drop_last, self.prefetch, self.workers = shuffle, drop_last, prefetch, workers
-        # a plain read-only view: one compiled kernel serves arrays and memory maps
-        self._images = np.ascontiguousarray(dataset.images).view(np.ndarray)
-        self._images.flags.writeable = False
+        self._images = dataset.images
+        if not dataset.on_demand:  # a plain read-only view: one compiled kernel serves arrays and memory maps
+            self._images = np.ascontiguousarray(dataset.images).view(np.ndarray)
+            self._images.flags.writeable = False
 
     @property
     def digits(self):

@@ -3,11 +3,11 @@
     python examples/compare_methods.py --methods dorefa bnn twn xnor --minutes 5
     python examples/compare_methods.py --methods dorefa:1,1,4 dorefa:1,2,4 twn:2,2,4
     python examples/compare_methods.py --table-1 --models C D --data data/svhn        DoReFa-Net's Table 1
+    python examples/compare_methods.py --imagenet alexnet --data ~/imagenet           tensorpack's table for ImageNet
 
 A method is a name of bitnet.methods, with or without bits. Each trains for as many epochs as fit into --minutes at the speed
-that it shows in its first seconds; the number is then kept, so that the same command goes on after a Ctrl-C, and the result
-does not depend on when that was. Writes OUT/results.txt, OUT/results.json, OUT/error.png, and a folder with checkpoint and
-metrics for every method.
+of its first seconds; the number is kept: the same command goes on after a Ctrl-C, and the result does not depend on when that
+was. Writes OUT/results.txt, OUT/results.json, OUT/error.png, and a folder with checkpoint and metrics for every method.
 """
 
 if __name__ == "__main__":
@@ -21,16 +21,21 @@ import sys
 from pathlib import Path
 
 from bitnet import execution, methods, models
-from bitnet.datasets import load_digits, load_mnist
 from bitnet.kernels.machine import compile, threads
-from bitnet.methods.dorefa import TABLE_1
 from bitnet.report.comparison import compared, draw_compared
 from bitnet.storage import write_atomically
 from bitnet.training import StopRequest
-from bitnet.training.compare import Entry, saved_rows, together, train_entry, write_rows
+from bitnet.training.compare import (
+    DEFAULT,
+    IMAGENET_ROWS,
+    entries,
+    read,
+    saved_rows,
+    together,
+    train_entry,
+    write_rows,
+)
 from bitnet.training.run import Parser, UsageError, folder, guarded, locked, number, place_of
-
-DEFAULT = ("float", "dorefa", "binaryconnect", "bnn", "xnor", "twn", "ttq", "qnn", "gxnor")
 
 
 def parse(argv):
@@ -38,7 +43,9 @@ def parse(argv):
     add, count = parser.add_argument, number(int, 1)
     add("--methods", nargs="+", metavar="NAME[:W,A,G]", help=f"of {', '.join(methods.names())} ({' '.join(DEFAULT)})")
     add("--table-1", action="store_true", help="instead: DoReFa-Net on SVHN in the bits of the paper's Table 1")
-    add("--bits", nargs="+", metavar="W,A,G", help="with --table-1: only these bits")
+    add("--imagenet", choices=list(IMAGENET_ROWS), help="instead: tensorpack's rows on a folder of pictures, --data")
+    add("--size", type=number(int, 30), default=224, metavar="S", help="with --imagenet: side of the images (224)")
+    add("--bits", nargs="+", metavar="W,A,G", help="with --table-1 or --imagenet: only these bits")
     add("--models", nargs="+", choices=list(models.SVHN_WIDTHS), metavar="A|B|C|D", help="with --table-1: only these (all)")
     add("--minutes", type=number(float, 0, strictly=True), default=10.0, help="of training, for each (10)")
     add("--data", metavar="DIR|synthetic", help="folder with MNIST (SVHN with --table-1), or the generated digits")
@@ -51,24 +58,6 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def entries(given):
-    """What the command line asks for."""
-    if given.table_1:
-        if given.methods:
-            raise UsageError("expected --methods or --table-1, found both")
-        asked = given.bits or TABLE_1
-        return [Entry("dorefa" if tuple(models.parse_bits(bits)) != (32, 32, 32) else "float", bits, model, given.seed, i)
-                for bits in asked for model in given.models or models.SVHN_WIDTHS for i in range(given.seeds)]
-    if given.bits or given.models:
-        raise UsageError("expected --bits and --models with --table-1 only; with --methods write NAME:W,A,G")
-    found = [Entry(*text.split(":", 1), seed=given.seed, repeat=i) for text in given.methods or DEFAULT
-             for i in range(given.seeds)]
-    names = [entry.name for entry in found]
-    if len(set(names)) < len(names):
-        raise UsageError(f"expected different methods, found {' '.join(names)}")
-    return found
-
-
 def compare(given):
     try:
         chosen = entries(given)
@@ -76,8 +65,7 @@ def compare(given):
         raise UsageError(error) from None
     if given.threads:
         threads.set_threads(given.threads)
-    load = load_digits if given.table_1 else load_mnist
-    digits, test, messages = load(given.data, download=given.download)
+    digits, test, messages = read(given)
     print(*messages, sep="\n")
     data = f"{digits.name}, {len(digits):,} images; {test.name}, {len(test):,}"
     notes = {"data": place_of(given.data, digits), "threads": threads.get_threads(), "kernels": given.kernels}

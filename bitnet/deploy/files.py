@@ -40,7 +40,8 @@ def load_frozen(path):
             network = _description_of_version_1(network)
         shape = shape_of("the input", network["input"])
         images = truth("images", network["images"])
-        frozen = FrozenNetwork(shape, build(network["stages"], Wire(shape)), images, network["classes"])
+        frozen = FrozenNetwork(shape, build(network["stages"], Wire(shape)), images, network["classes"],
+                               network.get("pictures"))
         arrays = read_arrays(path, _layout_of_version_1(frozen.layout) if old else frozen.layout)
         return frozen.fill(_arrays_of_version_1(arrays, frozen) if old else arrays)
     except CheckpointError:

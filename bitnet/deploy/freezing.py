@@ -427,7 +427,7 @@ def freeze(net, shape=None):
     ValueError : the shape is not known, or a module in the tree cannot be frozen; it is named with the reason.
     """
     reader, images, classes = read(net, shape)
-    return FrozenNetwork(reader.start.shape, fused(reader.stages), images, classes)
+    return FrozenNetwork(reader.start.shape, fused(reader.stages), images, classes, getattr(net, "pictures", None))
 
 
 def read(net, shape=None, fuses=True):

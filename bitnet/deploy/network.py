@@ -4,6 +4,7 @@ A file is an .npz that NumPy reads alone (``numpy.load``), and holds nothing but
 
     {"format": "bitnet frozen network", "version": 2, "input": [H, W, C], "images": true, "classes": null, "stages": [...]}
 
+and, where it is known, "pictures": in which manner pictures were prepared, see ``datasets.prepare_for``.
 ``images`` tells that the inputs are images: bytes, or floats from 0 to 1. ``classes`` are texts, or null. A stage is
 {"kind": ..., "name": ..., options}; the stages run one after the other, and a stage "join" holds two lists of further ones.
 What kinds there are, with their options and arrays, is told by the classes in ``stages`` and ``products``; an array is called
@@ -68,16 +69,18 @@ class FrozenNetwork:
     input_shape : of one sample; images : are inputs images, with pixels from 0 to 1
     stages : list of Stage
     classes : names of the outputs, or None
+    pictures : in which manner pictures are prepared for it (``datasets.prepare_for``), or None
     """
 
     training = False
 
-    def __init__(self, input_shape, stages, images=True, classes=None):
+    def __init__(self, input_shape, stages, images=True, classes=None, pictures=None):
         self.input_shape, self.images, self.stages = shape_of("the input", input_shape), images, list(stages)
         self.output_shape = self.stages[-1].after.shape if self.stages else self.input_shape
         self.classes = None if classes is None else [str(one) for one in classes]
         if self.classes is not None and self.output_shape[-1] != len(self.classes):
             raise ValueError(f"expected the names of {self.output_shape[-1]} classes, got {len(self.classes)}")
+        self.pictures = None if pictures is None else str(pictures)
         twice = [name for name, count in Counter(stage.name for stage in every(self.stages)).items() if count > 1]
         if twice:
             raise ValueError(f"expected stages of different names, got two of the name {twice[0]!r}")
@@ -120,7 +123,8 @@ class FrozenNetwork:
     def describe(self):
         """The network in terms of JSON, without its arrays."""
         return {"format": FORMAT, "version": VERSION, "input": list(self.input_shape), "images": self.images,
-                "classes": self.classes, "stages": [stage.describe() for stage in self.stages]}
+                "classes": self.classes, **({} if self.pictures is None else {"pictures": self.pictures}),
+                "stages": [stage.describe() for stage in self.stages]}
 
     def save(self, path):
         """Write the network to ``path`` (.npz); see the head of this file for what is in it.

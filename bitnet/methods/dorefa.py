@@ -6,7 +6,7 @@ from itertools import pairwise
 from bitnet.bits import parse_bits
 from bitnet.layers import Activation, Clip
 from bitnet.methods.base import Method, Recipe, falling
-from bitnet.optimizers import Adam
+from bitnet.optimizers import Adam, Steps
 from bitnet.quantizers import DoReFaActivation, DoReFaGradient, DoReFaWeight
 
 # Accuracies of DoReFa-Net on SVHN by (W, A, G), models A to D: the paper's Table 1, from memory and not looked up.
@@ -18,6 +18,18 @@ TABLE_1 = {
     (1, 3, 4): (0.974, 0.974, 0.959, 0.897), (1, 3, 6): (0.977, 0.974, 0.949, 0.916), (1, 4, 2): (0.815, 0.898, 0.911, 0.868),
     (1, 4, 4): (0.975, 0.974, 0.962, 0.915), (1, 4, 8): (0.977, 0.975, 0.955, 0.895), (2, 2, 2): (0.900, 0.919, 0.856, 0.842),
     (32, 32, 32): (0.975, 0.975, 0.972, 0.950),
+}  # fmt: skip
+
+
+# tensorpack's AlexNet (examples/DoReFa-Net/alexnet-dorefa.py): 90 epochs of 5,000 batches of 256, the rate lowered at 60 and 75
+IMAGENET = Recipe(optimizer=partial(Adam, eps=1e-5, epsilon_hat=True), lr=2e-4, batch_size=256, epochs=90, network="alexnet",
+                  schedule=lambda lr: Steps(lr, (60 / 90, 0.2), (75 / 90, 0.04)))
+
+# top-1 errors in per cent on ImageNet, by tensorpack's README and ResNet script, with the pixels' mean and deviation taken off
+IMAGENET_ERRORS = {
+    "alexnet": {(32, 32, 32): 40.3, (1, 32, 32): 44.3, (1, 1, 32): 51.5, (8, 8, 8): 42.0, (1, 2, 32): 46.6, (1, 2, 6): 46.8,
+                (1, 2, 4): 54.0},
+    "resnet18": {(1, 4, 32): 40.8},
 }  # fmt: skip
 
 

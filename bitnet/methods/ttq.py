@@ -9,6 +9,7 @@ class TTQ(Method):
 
     name, title, paper = "ttq", "Trained Ternary Quantization", "1612.01064"
     own_bits, bare_first = (2, 32, 32), True  # on DoReFa-Net's AlexNet, as its authors' program has it
+    published = {"alexnet": (42.0, "tensorpack's AlexNet")}
     note = "published on CIFAR-10 and ImageNet only"
 
     def weight(self):

@@ -30,6 +30,18 @@ class ExponentialDecay:
         return self.lr * (self.last / self.lr) ** (self.times * progress % 1 if self.times > 1 else progress)
 
 
+class Steps:
+    """``lr``, times a factor from each share of the run on: ``Steps(lr, (1 / 2, 0.1), (5 / 6, 0.01))``, in rising order."""
+
+    def __init__(self, lr, *steps):
+        _positive(lr=lr, **{f"factor of step {i}": factor for i, (_, factor) in enumerate(steps)})
+        self.lr, self.steps = lr, steps
+
+    def __call__(self, progress):
+        # a share such as 60 epochs of 90 is met exactly, whatever its quotient was rounded to
+        return self.lr * next((factor for share, factor in reversed(self.steps) if progress >= share - 1e-9), 1)
+
+
 class Tenths:
     """A tenth of ``lr`` from half of the run on, a hundredth from 5/6 on."""
 

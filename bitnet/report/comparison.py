@@ -13,11 +13,13 @@ def compared(rows, data):
     """Rows of methods as text; ``data`` says what they were trained on."""
     head = ["method", "W,A,G", "error", "published", "packed", "training", "inference", "on bits", "(inference)", "epochs",
             "minutes", "setting of the published error"]  # fmt: skip
-    cells = [head]
+    five = any("top5_error" in row for row in rows)
+    cells = [head[:3] + ["top-5 error"] * five + head[3:]]
     for row in rows:
         published, setting = row["published"] or (None, "")
         cells.append([
             row["name"], ",".join(map(str, row["bits"])), _with_deviation(row),
+            *[f"{row['top5_error']:.2f} %" if "top5_error" in row else "-"] * five,
             "-" if published is None else f"{published:.2f} %",
             size_text(row["packed"]), f"{row['train_images_per_second']:.0f}/s",
             f"{row['infer_images_per_second']:.0f}/s",
@@ -25,7 +27,7 @@ def compared(rows, data):
             f"{row['minutes']:.1f}", setting,
         ])  # fmt: skip
     return "\n".join([
-        f"trained on {data}", columns(cells, left=(0, 1, 11)),
+        f"trained on {data}", columns(cells, left=(0, 1, 11 + five)),
         "error: of the test set after the last epoch; training, inference: images a second; on bits: share of the "
         "multiply-accumulates of a training",
         "step (inference: of a forward pass) on integer kernels; packed: all parameters, quantized weights in W bits",

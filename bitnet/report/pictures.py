@@ -55,15 +55,17 @@ def draw_confusion(path, confusion, title, classes=None):
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # square root: a few per cent of confusion should be seen beside a diagonal near 100 %
     axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
+    few = len(confusion) <= 40  # of more classes numbers and names could not be read
     for label, prediction in np.ndindex(confusion.shape):
-        if confusion[label, prediction]:
+        if few and confusion[label, prediction]:
             color = "white" if share[label, prediction] > 0.3 else INK
             count = str(confusion[label, prediction]) if confusion.max() < 1e5 else f"{share[label, prediction]:.1%}"
             axes.text(prediction, label, count, ha="center", va="center", color=color, fontsize=8)
     names = [str(name) for name in classes or range(len(confusion))]
-    turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 4 else {}
-    axes.set_xticks(range(len(confusion)), names, **turned)
-    axes.set_yticks(range(len(confusion)), [f"{name}  ({_percent(share[c, c])})" for c, name in enumerate(names)])
+    if few:
+        turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 4 else {}
+        axes.set_xticks(range(len(confusion)), names, **turned)
+        axes.set_yticks(range(len(confusion)), [f"{name}  ({_percent(share[c, c])})" for c, name in enumerate(names)])
     axes.set_xlabel("prediction")
     axes.set_ylabel("label (share that is right)")
     axes.tick_params(length=0)

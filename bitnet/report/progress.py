@@ -54,11 +54,12 @@ class Progress(Callback):
     def on_epoch(self, trainer, record):
         self.close()
         left = f", {self._left(trainer)}" if trainer.epoch < trainer.epochs else ""
+        waiting = f", {record['waiting']:.0%} of it waiting for data" if record.get("waiting", 0) >= 0.01 else ""
         print(
             f"epoch {record['epoch']}/{trainer.epochs}: loss {record['train_loss']:.4f}, accuracy "
             f"{record['train_accuracy']:.2%} in training, {record['test_accuracy']:.2%} on the test set"
             f"{measures_text(trainer.evaluation.measures)}, "
-            f"{record['images_per_second']:.0f} images/s, {duration(record['seconds'])}{left}", flush=True
+            f"{record['images_per_second']:.0f} images/s{waiting}, {duration(record['seconds'])}{left}", flush=True
         )  # fmt: skip
         self._spoke = time.perf_counter()
 
@@ -140,7 +141,7 @@ class Board(Callback):
 
 def measures_text(measures):
     """``Evaluation.measures``, shares by name, as they go on after an accuracy in a sentence."""
-    return "".join(f", {name.replace('_', ' ').replace('iou', 'IoU')} {share:.2%}" for name, share in measures.items())
+    return "".join(f", {name.replace('_', ' ').replace('iou', 'IoU').replace('top5', 'top-5')} {share:.2%}" for name, share in measures.items())
 
 
 def duration(seconds):

@@ -82,6 +82,7 @@ def load_tensorpack(path, network, method=None, channels_first=None, **options):
     net.load_state_dict(state)
     if network == "alexnet" and not biased:
         net.replace("pixels", Standardize((0, 0, 0), (255, 255, 255), net.pixels.order))
+    net.trained_on, net.pictures = net.images.shape, "photo" if network.startswith("svhn") else "crop"
     return net.eval()
 
 

@@ -11,9 +11,10 @@ import zlib
 import numpy as np
 
 from bitnet import execution, methods, models, random, report
-from bitnet.datasets import Augmentation
+from bitnet.bits import parse_bits
+from bitnet.datasets import Augmentation, CropAugmentation, load_digits, load_folder, load_mnist
 from bitnet.layers import Weighted
-from bitnet.methods.dorefa import TABLE_1
+from bitnet.methods.dorefa import IMAGENET, IMAGENET_ERRORS, TABLE_1
 from bitnet.module import preserved
 from bitnet.optimizers import Adam, ExponentialDecay
 from bitnet.storage import load_checkpoint, plain, write_atomically
@@ -29,6 +30,9 @@ NUMBERS = ("error", "parameters", "packed", "epochs", "minutes", "train_images_p
            "bit_share_training", "bit_share_inference")  # of a row
 
 
+DEFAULT = ("float", "dorefa", "binaryconnect", "bnn", "xnor", "twn", "ttq", "qnn", "gxnor")
+
+
 class Entry:
     """A method, or DoReFa-Net in certain bits on a model of SVHN, to be compared; ``repeat`` counts further seeds of it."""
 
@@ -41,6 +45,9 @@ class Entry:
         self.name = f"{self.kind}-seed-{seed + repeat}" if repeat else self.kind
         self.data = "svhn" if model else "mnist"
         self.seed, self.batch_size = seed + repeat, 32 if model else kind.recipe.batch_size
+
+    def meet(self, data):
+        """Hear of the data before ``options`` is asked for."""
 
     def options(self):
         """The network, and what its Trainer needs beside it."""
@@ -62,6 +69,85 @@ class Entry:
             return methods.get(self.method).published.get("mnist")
         row = TABLE_1.get(tuple(self.bits))
         return row and (100 * (1 - row["ABCD".index(self.model)]), f"model {self.model}, all of SVHN, about")
+
+
+class PictureEntry(Entry):
+    """A method on one of ImageNet's networks, with the recipe of DoReFa-Net's AlexNet in smaller batches.
+
+    Parameters
+    ----------
+    method, bits, seed, repeat : see ``Entry``
+    model : "alexnet" or "resnet18", whose size and classes are those of the data it meets
+    """
+
+    batch = 64  # of 256 there would be few steps in minutes
+
+    def __init__(self, method, bits, model, seed=0, repeat=0):
+        super().__init__(method, bits, model, seed, repeat)
+        self.batch_size = self.batch
+
+    def meet(self, data):
+        self.shape, self.classes = data.shape, data.classes
+
+    def options(self):
+        network = methods.get(self.method)(self.bits).apply(
+            models.build(self.model, classes=len(self.classes), size=self.shape[0], seed=self.seed))
+        return network, {"optimizer": IMAGENET.optimizer(network.parameters(), IMAGENET.lr), "augment": CropAugmentation(),
+                         "schedule": IMAGENET.schedule(IMAGENET.lr), "loss": IMAGENET.loss}
+
+    def published(self):
+        known = methods.get(self.method).published.get(self.model)
+        error = IMAGENET_ERRORS[self.model].get(tuple(self.bits))
+        return known or (error and (error, "ImageNet, tensorpack"))
+
+
+# what tensorpack's README compares on ImageNet, and the staircase of a fork of it
+IMAGENET_ROWS = {
+    "alexnet": (("dorefa", (32, 32, 32)), ("ttq", (2, 32, 32)), ("dorefa", (1, 32, 32)), ("staircase", (1, 32, 32)),
+                ("dorefa", (1, 1, 32)), ("dorefa", (8, 8, 8)), ("dorefa", (1, 2, 32)), ("dorefa", (1, 2, 6)),
+                ("dorefa", (1, 2, 4))),
+    "resnet18": (("dorefa", (32, 32, 32)), ("dorefa", (1, 4, 32))),
+}  # fmt: skip
+
+
+def imagenet_entries(model, bits=None, seed=0, seeds=1):
+    """The rows of one of ImageNet's networks, only those of certain (W, A, G) where ``bits`` lists them."""
+    chosen = [PictureEntry(name, own, model, seed, i) for name, own in IMAGENET_ROWS[model] if not bits or own in bits
+              for i in range(seeds)]
+    if not chosen:
+        known = ", ".join(",".join(map(str, own)) for _, own in IMAGENET_ROWS[model])
+        raise UsageError(f"expected bits of {model}'s rows, {known}, found others")
+    return chosen
+
+
+def entries(given):
+    """What a command line of compare_methods.py asks for: a list of Entry."""
+    if sum(map(bool, (given.methods, given.table_1, given.imagenet))) > 1:
+        raise UsageError("expected one of --methods, --table-1 and --imagenet, found several")
+    if given.imagenet:
+        return imagenet_entries(given.imagenet, [parse_bits(bits) for bits in given.bits or ()], given.seed,
+                                given.seeds)
+    if given.table_1:
+        asked = given.bits or TABLE_1
+        return [Entry("dorefa" if tuple(parse_bits(bits)) != (32, 32, 32) else "float", bits, model, given.seed, i)
+                for bits in asked for model in given.models or models.SVHN_WIDTHS for i in range(given.seeds)]
+    if given.bits or given.models:
+        raise UsageError("expected --bits and --models with --table-1 only; with --methods write NAME:W,A,G")
+    found = [Entry(*text.split(":", 1), seed=given.seed, repeat=i) for text in given.methods or DEFAULT
+             for i in range(given.seeds)]
+    names = [entry.name for entry in found]
+    if len(set(names)) < len(names):
+        raise UsageError(f"expected different methods, found {' '.join(names)}")
+    return found
+
+
+def read(given):
+    """Training set, test set and messages that a command line of compare_methods.py asks for."""
+    if not given.imagenet:
+        return (load_digits if given.table_1 else load_mnist)(given.data, download=given.download)
+    if not given.data or given.download:
+        raise UsageError("expected --data with a folder of pictures for --imagenet, and no --download")
+    return load_folder(given.data, given.size, on_demand=True)
 
 
 def epochs_that_fit(entry, digits, test, minutes):
@@ -141,6 +227,7 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     -------
     row : dict, or None where ``stop`` became true
     """
+    entry.meet(digits)
     folder = out / entry.name
     path = folder / "checkpoint.h5"
     checkpoint = load_checkpoint(path) if path.is_file() else None
@@ -166,6 +253,7 @@ def train_entry(entry, out, minutes, digits, test, notes, stop):
     training, evaluation = products_of(trainer)
     return {
         **entry.row(), "error": 100 * (1 - trainer.history[-1]["test_accuracy"]),
+        **({"top5_error": 100 * (1 - trainer.history[-1]["test_top5"])} if "test_top5" in trainer.history[-1] else {}),
         "parameters": sum(parameter.data.size for parameter in network.parameters()),
         "packed": packed_size(network, evaluation),
         "epochs": epochs, "minutes": trainer.seconds / 60,
@@ -193,7 +281,7 @@ def together(entries, done):
     rows = []
     for kind, group in groups.items():
         errors = [row["error"] for row in group]
-        means = {name: float(np.mean([row[name] for row in group])) for name in NUMBERS}
+        means = {name: float(np.mean([row[name] for row in group])) for name in (*NUMBERS, "top5_error") if name in group[0]}
         whole = {name: round(means[name]) for name in ("parameters", "packed", "epochs")}
         deviation = float(np.std(errors, ddof=1) / np.sqrt(len(errors))) if len(errors) > 1 else None
         rows.append(group[0] | means | whole | {"name": kind, "seeds": len(group), "deviation": deviation})
@@ -203,7 +291,8 @@ def together(entries, done):
 def is_row(row):
     """Is it a row, as far as it is not known from its entry?"""
     return isinstance(row, dict) and isinstance(row.get("name"), str) and row.get("packed") != 0 and all(
-        type(row.get(name)) in (int, float) and 0 <= row[name] < 1e15 for name in NUMBERS)
+        type(row.get(name)) in (int, float) and 0 <= row[name] < 1e15
+        for name in (*NUMBERS, *["top5_error"] * ("top5_error" in row)))
 
 
 def saved_rows(path, budget):

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from bitnet.datasets import Loader
 from bitnet.tensor import no_grad
 from bitnet.training.task import task_for
 
@@ -32,12 +33,10 @@ def evaluate(model, dataset, batch_size=None, stop=lambda: False, task=None):
     model.eval()
     try:
         with no_grad():
-            for start in range(0, len(dataset), batch_size):
+            for batch in Loader(dataset, batch_size, shuffle=False, drop_last=False).epoch(0):
                 if stop():
                     return None
-                part = slice(start, start + batch_size)
-                logits = model(np.ascontiguousarray(dataset.images[part])).data
-                parts.append(task.measure(logits, dataset.targets[part], dataset))
+                parts.append(task.measure(model(batch.images).data, batch.targets, dataset))
     finally:
         if training:
             model.train()

@@ -32,8 +32,9 @@ def classify(network, path):
     shape = network.input_shape
     if shape is None or len(shape) != 3 or shape[2] not in (1, 3) or math.prod(shape) > LARGEST:
         raise ValueError(f"expected a network for pictures that tells their size, found one for {shape}")
-    # grey networks are MNIST's: their pictures are made in its manner
-    kind = "fit" if shape[0] != shape[1] else "ink" if shape[2] == 1 else "photo"
+    # of a network that does not tell: grey ones are MNIST's, whose pictures are made in its manner
+    guess = "fit" if shape[0] != shape[1] else "ink" if shape[2] == 1 else "photo"
+    kind = getattr(network, "pictures", None) or guess
     image = prepare_for(path, kind, shape)
     try:
         with no_grad():

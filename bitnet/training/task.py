@@ -11,6 +11,7 @@ from bitnet.kernels.pointwise import elementary
 from bitnet.module import Module
 from bitnet.tensor import no_grad
 
+TABLE = 20  # classes; a confusion of more is shown as a picture only
 TINY = np.finfo(np.float32).tiny
 
 
@@ -26,13 +27,11 @@ class Evaluation:
     Attributes
     ----------
     loss, accuracy : float
-    measures : {name: share} of what else there is to tell of an epoch
+    measures : {"top5": share of the images whose class is among the five most probable ones}, of more than ten classes
     confusion : int64 array, shape (classes, classes)       # [label, prediction]
     probabilities : float32 array, shape (N, classes)
     predictions : int64 array, shape (N,)
     """
-
-    measures = {}
 
     def __init__(self, probabilities, labels):
         self.probabilities, self.predictions = probabilities, probabilities.argmax(axis=1)
@@ -40,9 +39,16 @@ class Evaluation:
         self.accuracy = float(self.confusion.trace() / len(labels))
         chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
         self.loss = float(-elementary.log(np.maximum(chosen, TINY)).mean())
+        self.measures = {"top5": self.top(5, chosen)} if probabilities.shape[1] > 10 else {}
+
+    def top(self, count, chosen):
+        """Share of the images whose class, of probability ``chosen``, is among the ``count`` most probable; ties are lost."""
+        return float(((self.probabilities >= chosen[:, None]).sum(axis=1) <= count).mean())
 
     def details(self, classes):
         """A table as text."""
+        if len(classes) > TABLE:
+            return f"confusion.png shows labels against predictions of {len(classes):,} classes"
         return f"labels against predictions:\n{report.confusion_table(self.confusion)}"
 
 

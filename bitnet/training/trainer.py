@@ -40,7 +40,7 @@ class Trainer:
     optimizer : Optimizer or None    # None: that of the model's method, with its schedule
     schedule : callable or None      # progress (0 to 1) -> learning rate; None: the optimizer's own, unchanged
     seed : int                       # order of the images, augmentation, dropout and gradient noise
-    augment : Augmentation, Flip or None
+    augment : Augmentation, Flip, CropAugmentation or None
     checkpoint : str, Path or None   # where to save; None: nowhere
     save_every : int                 # steps between saves inside an epoch; 0: at the end of an epoch only
     config : dict or None            # JSON-able; what of the run's configuration must not change on a resume
@@ -63,7 +63,7 @@ class Trainer:
         self.model, self.test, self.epochs = model, test, epochs
         self.loader = Loader(train, batch_size, seed=seed, augment=augment)
         if isinstance(model, Sequential):  # so that a file tells what its network is for
-            model.trained_on, model.classes = tuple(train.shape), tuple(train.classes)
+            model.trained_on, model.classes, model.pictures = tuple(train.shape), tuple(train.classes), train.kind
         own = training_of(model)
         if optimizer is None:
             optimizer, schedule = own["optimizer"], schedule or own["schedule"]
@@ -77,6 +77,7 @@ class Trainer:
         self.epoch = self.step = 0
         self.history, self.evaluation, self.loss = [], None, math.nan
         self.loss_sum, self.correct, self.seen, self.step_seconds = 0.0, 0, 0, 0.0  # of the epoch under way
+        self.wait_seconds = 0.0
         self._seconds_before, self._started = 0.0, None
         self.random = (seed, 0)  # the run's own stream of draws
 
@@ -119,6 +120,7 @@ class Trainer:
             with contextlib.closing(self.loader.epoch(self.epoch, self.step)) as batches:
                 started = time.perf_counter()
                 for batch in batches:
+                    self.wait_seconds += time.perf_counter() - started
                     self.train_step(batch)
                     self.step_seconds += time.perf_counter() - started
                     for callback in self.callbacks:
@@ -195,10 +197,13 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "lr": self.optimizer.lr,
         }
+        if self.loader.dataset.on_demand:
+            record["waiting"] = round(self.wait_seconds / self.step_seconds, 4)  # for pictures: share of that time
         for callback in self.callbacks:
             record |= callback.measure(self)
         self.history.append(record)
         self.step, self.loss_sum, self.correct, self.seen, self.step_seconds = 0, 0.0, 0, 0, 0.0
+        self.wait_seconds = 0.0
         return record
 
     @property

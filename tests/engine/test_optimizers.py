@@ -5,7 +5,7 @@ import pytest
 
 from bitnet import Parameter
 from bitnet.constraints import Centre, Clip, Each
-from bitnet.optimizers import SGD, Adam, ExponentialDecay, StepDecay, Tenths
+from bitnet.optimizers import SGD, Adam, ExponentialDecay, StepDecay, Steps, Tenths
 
 
 def parameters():
@@ -185,6 +185,13 @@ def test_exponential_decay():
 
 def test_tenths():
     assert [Tenths(1.0)(p) for p in (0, 0.49, 0.5, 0.83, 0.84)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_steps():
+    schedule = Steps(2e-4, (60 / 90, 0.2), (75 / 90, 0.04))
+    rates = [schedule(epoch / 90) for epoch in (0, 59, 60, 74, 75, 89)]
+    assert rates == pytest.approx([2e-4, 2e-4, 4e-5, 4e-5, 8e-6, 8e-6])
+    assert Steps(0.5)(0.9) == 0.5
 
 
 def test_constraints_follow_the_optimizers_step():

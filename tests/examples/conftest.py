@@ -78,6 +78,11 @@ def train_segmentation(train_svhn):
 
 
 @pytest.fixture(scope="session")
+def train_imagenet(train_svhn):
+    return load("train_imagenet")
+
+
+@pytest.fixture(scope="session")
 def compare_methods(train_svhn):
     return load("compare_methods")
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bitnet import methods, save
+from bitnet.methods.dorefa import TABLE_1
 from bitnet.training import Trainer, compare
 from bitnet.training.run import locked
 
@@ -161,13 +162,13 @@ def test_a_folder_is_compared_in_by_one_program_at_a_time(run):
 
 def test_the_whole_table_is_there(compare_methods):
     chosen = compare_methods.entries(compare_methods.parse(["--table-1"]))
-    assert len(chosen) == 4 * len(compare_methods.TABLE_1) and len({entry.name for entry in chosen}) == len(chosen)
+    assert len(chosen) == 4 * len(TABLE_1) and len({entry.name for entry in chosen}) == len(chosen)
     assert all(entry.published() for entry in chosen) and {entry.batch_size for entry in chosen} == {32}
 
 
 @pytest.mark.parametrize("options, part", [
     (["--methods", "tnw"], "got 'tnw'"), (["--methods", "bnn:2,1,32"], "bnn has 1 bits for W, got 2"),
-    (["--methods", "bnn", "bnn"], "expected different methods"), (["--table-1", "--methods", "bnn"], "found both"),
+    (["--methods", "bnn", "bnn"], "expected different methods"), (["--table-1", "--methods", "bnn"], "found several"),
     (["--models", "A"], "with --table-1 only"), (["--minutes", "0"], "> 0"),
 ])
 def test_what_cannot_be_followed_is_one_sentence(run, options, part):
