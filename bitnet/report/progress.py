@@ -141,7 +141,8 @@ class Board(Callback):
 
 def measures_text(measures):
     """``Evaluation.measures``, shares by name, as they go on after an accuracy in a sentence."""
-    return "".join(f", {name.replace('_', ' ').replace('iou', 'IoU').replace('top5', 'top-5')} {share:.2%}" for name, share in measures.items())
+    said = {"mean_iou": "mean IoU", "top5": "top-5"}
+    return "".join(f", {said.get(name, name)} {share:.2%}" for name, share in measures.items())
 
 
 def duration(seconds):
