@@ -115,6 +115,14 @@ def test_losses_are_their_formulas():
     assert F.squared_hinge(logits, labels).data == pytest.approx((np.maximum(0, 1 - targets * logits.data) ** 2).mean())
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+@pytest.mark.parametrize("loss", [F.softmax_cross_entropy, F.squared_hinge])
+def test_labels_that_there_are_not(loss, label):
+    # -1 was class 9, as an index counts from the end
+    with pytest.raises(ValueError, match=rf"labels of 10 classes are 0 to 9, got {label}$"):
+        loss(Tensor(np.zeros((2, 10), np.float32)), np.array([3, label]))
+
+
 def test_huge_logits_do_not_overflow():
     logits = Tensor(np.array([[1e4, -1e4], [0, 3e38]], np.float32), requires_grad=True)
     loss = F.softmax_cross_entropy(logits, np.array([0, 1]))

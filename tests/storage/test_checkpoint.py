@@ -189,6 +189,16 @@ def test_sizes_that_a_file_cannot_hold(saved):
         bitnet.load(saved)
 
 
+@pytest.mark.parametrize("dtype, shape", [(np.float64, (10,)), (np.int32, (10,)), (np.float32, (11,)), (np.float32, (1, 10))])
+def test_arrays_of_another_type_or_shape(saved, dtype, shape):
+    with h5py.File(saved, "a") as file:
+        del file["model/fc.bias"]
+        file["model/fc.bias"] = np.zeros(shape, dtype)
+    seal(saved)
+    with pytest.raises(CheckpointError, match=r"expected fc.bias as float32 of shape \(10,\), found"):
+        bitnet.load(saved)
+
+
 @pytest.mark.parametrize("make", [
     lambda file, path: file.__setitem__("model/fc.bias", h5py.SoftLink("/model/fc.weight")),
     lambda file, path: file.__setitem__("model/fc.bias", h5py.ExternalLink(str(path), "/model/fc.bias")),
