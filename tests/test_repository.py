@@ -208,7 +208,11 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     code = ("import importlib, sys\n"
             "for name in sys.argv[2:]:\n"
-            "    module = importlib.import_module(name)\n"
+            "    try:\n"
+            "        module = importlib.import_module(name)\n"
+            "    except ModuleNotFoundError as error:\n"
+            "        assert error.name == 'onnx', error  # of an extra\n"
+            "        continue\n"
             "    assert module.__file__.startswith(sys.argv[1]), (name, module.__file__)\n"
             "import bitnet\n"
             "assert bitnet.models.svhn('D').fc.weight.shape == (64, 10)\n"
