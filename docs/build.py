@@ -53,13 +53,17 @@ def modules():
 
 def write_api(folder):
     """A page for each module, with its source and a search over all of them."""
+    from docstrings import to_markdown
     from pdoc import doc, render
 
-    render.configure(docformat="numpy", template_directory=HERE / "theme", footer_text="bitnet")
+    render.env.filters["to_markdown"] = to_markdown
+    render.configure(docformat="markdown", template_directory=HERE / "theme", footer_text="bitnet")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = {name: doc.Module(importlib.import_module(name)) for name in modules()}
-        for module in found.values():  # pdoc looks into a module's dictionary: names that are imported when first asked for
+        for module in found.values():
+            module.docstring = (module.obj.__doc__ or "").strip()  # has no indentation to be taken away
+            # pdoc looks into a module's dictionary, where names that are imported when first asked for may not be yet
             vars(module.obj).update({name: getattr(module.obj, name) for name in getattr(module.obj, "__all__", ())})
         for name, module in found.items():
             path = folder / f"{name.replace('.', '/')}.html"
