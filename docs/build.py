@@ -2,10 +2,10 @@
 
     python docs/build.py OUT [--quick] [--no-course]
 
-    modules --pdoc--> OUT/api        docs/*.md, README.md, ... --markdown-it--> OUT        examples/learn/build.py --> OUT/course
+    modules --pdoc--> OUT/api        docs/*.md, README.md, ... --markdown-it--> OUT        examples/learn --> OUT/course
 
-Warnings are errors, and so is a link that leads nowhere. Everything goes to a temporary folder first, which takes the place of OUT
-when all of it is done.
+Warnings are errors, and so is a link that leads nowhere. Everything goes to a temporary folder first, which takes the place of
+OUT when all of it is done.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def write_pages(folder, course):
     from pygments.formatters import HtmlFormatter
 
     frame, markdown = (HERE / "theme" / "page.html").read_text(encoding="utf-8"), renderer()
-    titles = {page: re.search(r"^# (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for page, path in pages().items()}
+    titles = {page: re.search("^# (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for page, path in pages().items()}
     links = "".join(f'<a href="{name}.html">{html.escape(titles[f"{name}.html"])}</a>' for name in FIRST)
     links += '<a href="api/bitnet.html">API</a>' + '<a href="course/index.html">Course</a>' * course
     for name, path in pages().items():
@@ -210,7 +210,8 @@ def check_output(out):
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out}: expected a folder, found a file")
     index = out / "index.html"
-    if out.is_dir() and any(out.iterdir()) and not (index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")):
+    ours = index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")
+    if out.is_dir() and any(out.iterdir()) and not ours:
         raise BuildError(f"{out}: expected an empty folder or documentation built earlier, found other files")
 
 
