@@ -143,7 +143,7 @@ def write_pages(folder, course):
     from pygments.formatters import HtmlFormatter
 
     frame, markdown = (HERE / "theme" / "page.html").read_text(encoding="utf-8"), renderer()
-    titles = {page: re.search("^# (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for page, path in pages().items()}
+    titles = {name: re.search("^# (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)[1] for name, path in pages().items()}
     links = "".join(f'<a href="{name}.html">{html.escape(titles[f"{name}.html"])}</a>' for name in FIRST)
     links += '<a href="api/bitnet.html">API</a>' + '<a href="course/index.html">Course</a>' * course
     for name, path in pages().items():
@@ -153,7 +153,8 @@ def write_pages(folder, course):
         shutil.copyfile(path, folder / path.name)
     light, dark = (HtmlFormatter(style=style).get_style_defs("pre") for style in ("friendly", "github-dark"))
     style = (HERE / "theme" / "page.css").read_text(encoding="utf-8")
-    (folder / "page.css").write_text(f"{style}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n", encoding="utf-8")
+    style += f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    (folder / "page.css").write_text(style, encoding="utf-8")
 
 
 # The course

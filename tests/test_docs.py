@@ -89,8 +89,8 @@ def test_docstrings_as_markdown(build):
     from docstrings import to_markdown
 
     text = ("Rounds to 2**bits - 1 levels, a_bits wide, ``x_y``.\n\nForward:  y = a * b\nBackward: dy\n\n    code(2 ** 3)\n"
-            "\nParameters\n----------\n**more   # what else\nx, y : (N, C) or None   # None: none,\n    or so\n\nRaises\n------\n"
-            "ValueError : x < 0.")
+            "\nParameters\n----------\n**more   # what else\nx, y : (N, C) or None   # None: none,\n    or so\n"
+            "\nRaises\n------\nValueError : x < 0.")
     assert to_markdown(text).split("\n") == [
         r"Rounds to 2\*\*bits - 1 levels, a\_bits wide, ``x_y``.", "", "", "    Forward:  y = a * b", "    Backward: dy",
         "", "", "    code(2 ** 3)", "", "", "**Parameters**", "", r"- **\*\*more** # what else",
