@@ -22,14 +22,13 @@ import sys
 import tempfile
 import time
 import warnings
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MARK = '<meta name="generator" content="bitnet, docs/build.py">'
-NEEDED = ("pdoc", "markdown_it", "mdit_py_plugins", "pygments")
+NEEDED = ("onnx", "pdoc", "markdown_it", "mdit_py_plugins", "pygments")
 PACKAGES = ("bitnet", "bitnet.kernels", "bitnet.datasets")
 AROUND = ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "SECURITY")  # documents at the top of the repository
 FIRST = ("index", "your-own", "speed", "reproducibility", "formats", "glossary")  # pages in the order of their links
@@ -171,32 +170,24 @@ def write_course(folder, quick):
 # Links
 
 
-class Links(HTMLParser):
-    """What a page links to, and the places in it that can be linked to."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.links, self.ids = set(), set()
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.ids |= {values[name] for name in ("id", "name") if values.get(name)}
-        self.links |= {values[name] for name in ("href", "src", "srcset") if values.get(name)}
+def values(path, *names):
+    """What these attributes of a page's tags say; quotes in text are escaped, so none of it is taken for a tag."""
+    found = re.findall(rf'\s(?:{"|".join(names)})="([^"]+)"', path.read_text(encoding="utf-8"))
+    return {html.unescape(value) for value in found}
 
 
 def broken(folder):
     """Links of all pages that lead nowhere, as ["page: link", ...]; those to other sites are not followed."""
-    found = {path.relative_to(folder).as_posix(): Links(path) for path in sorted(folder.rglob("*.html"))}
+    places = {path.relative_to(folder).as_posix(): values(path, "id", "name") for path in sorted(folder.rglob("*.html"))}
     wrong = []
-    for name, page in found.items():
-        for link in sorted(page.links):
+    for name in places:
+        for link in sorted(values(folder / name, "href", "src", "srcset")):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
             path = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
             there = (folder / path).is_file() and not path.startswith("..")
-            if not there or (parts.fragment and path in found and unquote(parts.fragment) not in found[path].ids):
+            if not there or (parts.fragment and path in places and unquote(parts.fragment) not in places[path]):
                 wrong.append(f"{name}: {link}")
     return wrong
 
