@@ -172,8 +172,8 @@ def write_course(folder, quick):
 
 def values(path, *names):
     """What these attributes of a page's tags say; quotes in text are escaped, so none of it is taken for a tag."""
-    found = re.findall(rf'\s(?:{"|".join(names)})="([^"]+)"', path.read_text(encoding="utf-8"))
-    return {html.unescape(value) for value in found}
+    text = re.sub(r"(<script\b[^>]*>)[\s\S]*?</script>", r"\1", path.read_text(encoding="utf-8"))
+    return {html.unescape(value) for value in re.findall(rf'\s(?:{"|".join(names)})="([^"]+)"', text)}
 
 
 def broken(folder):
