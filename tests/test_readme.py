@@ -63,7 +63,7 @@ def test_scripts_have_the_options_that_the_readme_uses():
                                            text=True).stdout
         for word in words[words.index(script):]:
             assert not word.startswith("--") or re.search(rf"{word}\b", helps[script]), f"{script} has no {word}"
-    assert len(helps) == 12
+    assert len(helps) == 13
     named = set(re.findall(r"`(--[a-z-]+)", README))
     assert named and all(re.search(rf"{option}\b", "".join(helps.values())) for option in named)
 
