@@ -234,9 +234,16 @@ def _as_is(x):
 
 
 def _in_turn(stages, x):
+    return _each(stages, x)[-1] if stages else x
+
+
+def _each(stages, x):
+    """What leaves each stage."""
+    found = []
     for stage in stages:
         x = stage.run(x)
-    return x
+        found.append(x)
+    return found
 
 
 def _part(x, part):
@@ -312,20 +319,29 @@ class Recorded:
         self.stages, self.values = stages, _values(x).copy()
         self.x = x.with_values(self.values) if isinstance(x, Codes) else self.values
         with threads.recording() as self.program:
-            self.y = _in_turn(stages, self.x)
+            self.each = _each(stages, self.x)
+        self.y = self.each[-1] if stages else self.x
 
     def is_faithful(self):
-        """Does it give what the stages give, for other inputs? NumPy's part in a stage would not have been written down."""
+        """Does it give what the stages give, each of them, for inputs that differ everywhere from those that it was made with?
+
+        NumPy's part in a stage would not have been written down.
+        """
         if not self.program.complete or np.shares_memory(_values(self.y), self.values):
             return False
         rng = np.random.default_rng(0)
         codes = isinstance(self.x, Codes)
-        count = 1 if not codes else 3 if self.x.encoding == "ternary" else 1 << self.x.bits
-        other = rng.integers(0, count, self.values.shape) if codes else rng.random(self.values.shape)
+        if self.values.dtype.kind in "iu":  # codes, pixels or words
+            whole = 1 << 8 * self.values.itemsize
+            count = whole if not codes else 3 if self.x.encoding == "ternary" else 1 << self.x.bits
+            other = (self.values + rng.integers(1, count, self.values.shape)) % count
+        else:
+            other = self.values + (0.25 + 0.5 * rng.random(self.values.shape))
         other = other.astype(self.values.dtype)
         with threads.alone():
-            expected = _in_turn(self.stages, self.x.with_values(other) if codes else other)
-            return np.array_equal(_values(self(other)), _values(expected))
+            expected = [_values(y).copy() for y in _each(self.stages, self.x.with_values(other) if codes else other)]
+            self(other)
+            return all(np.array_equal(_values(y), one) for y, one in zip(self.each, expected, strict=True))
 
     def __call__(self, values):
         """The results for other values."""

@@ -29,8 +29,9 @@ STEPS, WARM = 10, 3  # profiled steps, and steps before them
 
 # What the kernels of a file do, unless their name says otherwise.
 _FILES = {"packing": "packing", "tiles": "product", "popcount": "product", "byte_dot": "product", "dense": "product",
-          "direct": "product", "block": "epilogue", "quantize": "elementwise", "norm": "elementwise", "pool": "elementwise",
-          "update": "elementwise", "draw": "elementwise"}
+          "direct": "product", "matrix": "product", "block": "epilogue", "quantize": "elementwise", "norm": "elementwise",
+          "pool": "elementwise", "update": "elementwise", "draw": "elementwise", "elementary": "elementwise",
+          "finite": "elementwise"}
 _PACKERS = ("_pack", "_pad", "_streams")  # how the names of those begin that bring operands into the form of a product
 
 # The machine's limit for each family, in the names of ``peak.measure``.

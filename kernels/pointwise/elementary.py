@@ -21,8 +21,11 @@ LOG2_E = 1.4426950408889634
 LOG_2 = 0.693147180369123816490, 1.90821492927058770002e-10  # of which the first has zeros in its last 32 bits (fdlibm)
 ROUND = 1.5 * 2.0 ** 52  # added and subtracted, it leaves the nearest whole number; its last bits count that number
 ROUND_BITS = int(np.float64(ROUND).view(np.int64))
-_EXP = tuple(1 / math.factorial(n) for n in range(14))
-_ATANH = tuple(1 / (2 * n + 1) for n in range(12))
+MANTISSA, BIAS = 52, 1023  # of a float64: bits, and what is added to an exponent
+FRACTION = (1 << MANTISSA) - 1
+SCALE = 54  # by 2**54, a number that is too small to be normal becomes normal
+_EXP = tuple(1 / math.factorial(n) for n in range(13, -1, -1))  # from the last term on
+_ATANH = tuple(1 / (2 * n + 1) for n in range(11, -1, -1))
 _TANH = -1 / 3, 2 / 15, -17 / 315, 62 / 2835
 NEAR = 0.02  # |x| below which tanh is its series
 
@@ -33,25 +36,25 @@ def _exp(x):
     shifted = x * LOG2_E + ROUND
     k = shifted - ROUND
     r = (x - k * LOG_2[0]) - k * LOG_2[1]
-    y = _EXP[13]
-    for n in range(12, -1, -1):
+    y = _EXP[0]
+    for n in range(1, len(_EXP)):
         y = y * r + _EXP[n]
     power = bits_of(shifted) - ROUND_BITS
     half = power >> 1  # in two steps: 2**power may be no normal number
-    return y * number_of((half + 1023) << 52) * number_of((power - half + 1023) << 52)
+    return y * number_of((half + BIAS) << MANTISSA) * number_of((power - half + BIAS) << MANTISSA)
 
 
 @inlined
 def _log(x):
     small = x < 2.2250738585072014e-308
-    bits = bits_of(x * 2.0 ** 54 if small else x)
-    exponent = (bits >> 52) - 1023 - (54 if small else 0)
-    m = number_of((bits & 0xFFFFFFFFFFFFF) | (1023 << 52))
+    bits = bits_of(x * 2.0 ** SCALE if small else x)
+    exponent = (bits >> MANTISSA) - BIAS - (SCALE if small else 0)
+    m = number_of((bits & FRACTION) | (BIAS << MANTISSA))
     high = m > 1.4142135623730951
     m, e = m * 0.5 if high else m, np.float64(exponent + (1 if high else 0))
     s = (m - 1.0) / (m + 1.0)
-    t, y = s * s, _ATANH[11]
-    for n in range(10, -1, -1):
+    t, y = s * s, _ATANH[0]
+    for n in range(1, len(_ATANH)):
         y = y * t + _ATANH[n]
     return e * LOG_2[0] + (2.0 * s * y + e * LOG_2[1])
 

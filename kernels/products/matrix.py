@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from bitnet.kernels.machine import arrays, threads, vectors
 from bitnet.kernels.machine.compile import inlined, kernel
-from bitnet.kernels.machine.vectors import at, copy16, load_first_floats, load_floats, multiply_add, put, store_floats
+from bitnet.kernels.machine.vectors import LANES, at, copy16, load_first_floats, load_floats, multiply_add, put, store_floats
 
 ROWS = 8      # of a register tile, which has eight named rows
 COLUMNS = 32  # of a panel of the right operand: two vectors
@@ -66,7 +66,7 @@ def _pack(start, stop, b, out, sizes):
             count = min(COLUMNS, columns - panel * COLUMNS)
             if count == COLUMNS and column_pitch == 1:
                 copy16(out, target, b, source)
-                copy16(out, target + 16, b, source + 16)
+                copy16(out, target + LANES, b, source + LANES)
                 continue
             for c in range(count):
                 put(out, target + c, at(b, source + c * column_pitch))
@@ -105,17 +105,17 @@ def _eight(a, i0, i1, i2, i3, i4, i5, i6, i7, pitch, b, j, depth, base, q, r, ou
     """Rows row .. row + 7 (up to ``last``) and 32 columns, as ``_four``."""
     n0, n1, n2, n3 = row, min(row + 1, last), min(row + 2, last), min(row + 3, last)
     n4, n5, n6, n7 = min(row + 4, last), min(row + 5, last), min(row + 6, last), min(row + 7, last)
-    more = count - 16
-    c0, d0 = load_first_floats(base, q + n0 * r, count), load_first_floats(base, q + n0 * r + 16, more)
-    c1, d1 = load_first_floats(base, q + n1 * r, count), load_first_floats(base, q + n1 * r + 16, more)
-    c2, d2 = load_first_floats(base, q + n2 * r, count), load_first_floats(base, q + n2 * r + 16, more)
-    c3, d3 = load_first_floats(base, q + n3 * r, count), load_first_floats(base, q + n3 * r + 16, more)
-    c4, d4 = load_first_floats(base, q + n4 * r, count), load_first_floats(base, q + n4 * r + 16, more)
-    c5, d5 = load_first_floats(base, q + n5 * r, count), load_first_floats(base, q + n5 * r + 16, more)
-    c6, d6 = load_first_floats(base, q + n6 * r, count), load_first_floats(base, q + n6 * r + 16, more)
-    c7, d7 = load_first_floats(base, q + n7 * r, count), load_first_floats(base, q + n7 * r + 16, more)
+    more = count - LANES
+    c0, d0 = load_first_floats(base, q + n0 * r, count), load_first_floats(base, q + n0 * r + LANES, more)
+    c1, d1 = load_first_floats(base, q + n1 * r, count), load_first_floats(base, q + n1 * r + LANES, more)
+    c2, d2 = load_first_floats(base, q + n2 * r, count), load_first_floats(base, q + n2 * r + LANES, more)
+    c3, d3 = load_first_floats(base, q + n3 * r, count), load_first_floats(base, q + n3 * r + LANES, more)
+    c4, d4 = load_first_floats(base, q + n4 * r, count), load_first_floats(base, q + n4 * r + LANES, more)
+    c5, d5 = load_first_floats(base, q + n5 * r, count), load_first_floats(base, q + n5 * r + LANES, more)
+    c6, d6 = load_first_floats(base, q + n6 * r, count), load_first_floats(base, q + n6 * r + LANES, more)
+    c7, d7 = load_first_floats(base, q + n7 * r, count), load_first_floats(base, q + n7 * r + LANES, more)
     for k in range(depth):
-        left, right, i = load_floats(b, j + k * COLUMNS), load_floats(b, j + k * COLUMNS + 16), k * pitch
+        left, right, i = load_floats(b, j + k * COLUMNS), load_floats(b, j + k * COLUMNS + LANES), k * pitch
         c0, d0 = multiply_add(c0, a, i0 + i, left), multiply_add(d0, a, i0 + i, right)
         c1, d1 = multiply_add(c1, a, i1 + i, left), multiply_add(d1, a, i1 + i, right)
         c2, d2 = multiply_add(c2, a, i2 + i, left), multiply_add(d2, a, i2 + i, right)
@@ -125,21 +125,21 @@ def _eight(a, i0, i1, i2, i3, i4, i5, i6, i7, pitch, b, j, depth, base, q, r, ou
         c6, d6 = multiply_add(c6, a, i6 + i, left), multiply_add(d6, a, i6 + i, right)
         c7, d7 = multiply_add(c7, a, i7 + i, left), multiply_add(d7, a, i7 + i, right)
     store_floats(out, o + n0 * p, c0, count)
-    store_floats(out, o + n0 * p + 16, d0, more)
+    store_floats(out, o + n0 * p + LANES, d0, more)
     store_floats(out, o + n1 * p, c1, count)
-    store_floats(out, o + n1 * p + 16, d1, more)
+    store_floats(out, o + n1 * p + LANES, d1, more)
     store_floats(out, o + n2 * p, c2, count)
-    store_floats(out, o + n2 * p + 16, d2, more)
+    store_floats(out, o + n2 * p + LANES, d2, more)
     store_floats(out, o + n3 * p, c3, count)
-    store_floats(out, o + n3 * p + 16, d3, more)
+    store_floats(out, o + n3 * p + LANES, d3, more)
     store_floats(out, o + n4 * p, c4, count)
-    store_floats(out, o + n4 * p + 16, d4, more)
+    store_floats(out, o + n4 * p + LANES, d4, more)
     store_floats(out, o + n5 * p, c5, count)
-    store_floats(out, o + n5 * p + 16, d5, more)
+    store_floats(out, o + n5 * p + LANES, d5, more)
     store_floats(out, o + n6 * p, c6, count)
-    store_floats(out, o + n6 * p + 16, d6, more)
+    store_floats(out, o + n6 * p + LANES, d6, more)
     store_floats(out, o + n7 * p, c7, count)
-    store_floats(out, o + n7 * p + 16, d7, more)
+    store_floats(out, o + n7 * p + LANES, d7, more)
 
 
 @kernel
@@ -163,7 +163,7 @@ def _multiply(start, stop, a, b, base, out, sizes):
                     _eight(a, i0, i1, i2, i3, i4, i5, i6, i7, pitch, b, j, part, source, q, r, out, o, out_pitch, row, last,
                            count)
                 else:
-                    for half in range(0, min(COLUMNS, count), 16):
+                    for half in range(0, min(COLUMNS, count), LANES):
                         _four(a, i0, i1, i2, i3, pitch, b, j + half, part, source, q + half * step, r, out, o + half, out_pitch,
                               row, last, count - half)
                         if row + 4 < rows:

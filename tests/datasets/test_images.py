@@ -370,7 +370,7 @@ def test_one_call_for_any_network(tmp_path, picture):
     assert prepare_for(path, "photo", (40, 40, 1)).shape == (40, 40, 1)
     assert np.array_equal(prepare_for(path, "fit", (20, 10, 3)), fitted(path, 20, 10))
     assert prepare_for(path, "ink", (28, 28, 1)).shape == (28, 28, 1) and prepare_for(path, "ink", (28, 28, 3)).shape[2] == 3
-    with pytest.raises(ValueError, match="expected the kind photo, ink or fit, found 'digit'"):
+    with pytest.raises(ValueError, match="expected the kind photo, ink, fit or crop, found 'digit'"):
         prepare_for(path, "digit", (28, 28, 1))
 
 

@@ -11,8 +11,10 @@ from network_cases import CASES, lenet, pixels, trained
 
 import bitnet
 from bitnet import Sequential, layers, methods, models
+from bitnet.codes import Codes
 from bitnet.deploy import freeze, load_frozen, reads, size_report, stages
 from bitnet.deploy.freezing import READERS, staircase
+from bitnet.deploy.stages import real
 from bitnet.kernels.machine import threads
 from bitnet.storage import CheckpointError
 
@@ -278,3 +280,32 @@ def test_a_stage_that_is_more_than_kernels_has_no_program():
         assert list(series.programs.values()) == [None]
     finally:
         del stages.KINDS["halved"]
+
+
+class InNumPy:
+    """A stage that NumPy computes."""
+
+    def run(self, x):
+        return np.ascontiguousarray(real(x) / 2)
+
+
+@pytest.mark.parametrize("x", [
+    np.random.default_rng(0).integers(0, 256, (2, 3, 3, 1)).astype(np.uint8), np.zeros((2, 3, 3, 1), np.uint8),
+    np.random.default_rng(0).random((2, 3, 3, 1)).astype(np.float32), np.zeros((2, 3, 3, 1), np.float32),
+    Codes(np.random.default_rng(0).integers(0, 4, (2, 3, 3, 1)).astype(np.uint8), 2, "unsigned", 1 / 3),
+    Codes(np.ones((2, 3, 3, 1), np.uint8), 2, "ternary"), Codes(np.ones((2, 3, 3, 1), np.uint8), 1, "bipolar"),
+], ids=range(7))
+def test_a_program_never_stands_for_what_numpy_computes(x):
+    # it once did: the images that it was made with were those that it was tried with
+    program = stages.Recorded([InNumPy()], x)
+    assert not program.is_faithful()
+    # nor where a later stage hides the difference
+    assert not stages.Recorded([InNumPy(), flat()], x).is_faithful()
+
+
+def flat():
+    class Flat:
+        def run(self, x):
+            return np.clip(x, 5, 5)
+
+    return Flat()
