@@ -124,22 +124,24 @@ def _claims(axes, measured, against):
     _tidy(axes, "Speed-ups; hatched: claims of others, not measured here", f"times the speed of {against}")
 
 
+def _compared(rows):
+    """Each row with the one that it is compared with, of the same case and path; those that have one."""
+    for work in dict.fromkeys((row["case"], row["path"]) for row in rows):
+        some = [row for row in rows if (row["case"], row["path"]) == work]
+        base = common.reference(some)
+        yield from ((row, base) for row in some if base)
+
+
 def _speed_ups(rows):
     """(name, geometric mean over the cases) of our automatic choice over float, and what that float is."""
     found, against = {}, "our own float32"
-    for case, path in dict.fromkeys((row["case"], row["path"]) for row in rows):
-        some = [row for row in rows if (row["case"], row["path"]) == (case, path)]
-        base = common.reference(some)
-        if base is None:
-            continue
+    for row, base in _compared(rows):
         if base["impl"] == "torch":
             against = "PyTorch float32"
-        for row in some:
-            if row["impl"] in ("auto", "frozen") and row["bits"] != "32,32,32":
-                work = case.replace(",", ", batch") if path in ("train", "inference") else path
-                name = f"ours {row['bits']}, {work}"
-                name += ", frozen" if row["impl"] == "frozen" else ""
-                found.setdefault(name, []).append(base["ms"] / row["ms"])
+        if row["impl"] in ("auto", "frozen") and row["bits"] != "32,32,32":
+            work = row["case"].replace(",", ", batch") if row["path"] in ("train", "inference") else row["path"]
+            name = f"ours {row['bits']}, {work}" + ", frozen" * (row["impl"] == "frozen")
+            found.setdefault(name, []).append(base["ms"] / row["ms"])
     return [(name, _mean(values)) for name, values in found.items()], against
 
 
@@ -214,14 +216,11 @@ def draw_networks(path, result):
 
 
 def _against(rows):
-    """{name: (geometric mean of the speed-ups over the reference, impl)} over the cases of ``rows``."""
+    """{name: geometric mean of the speed-ups over the reference} over the cases of ``rows``."""
     found = {}
-    for case in dict.fromkeys(row["case"] for row in rows):
-        some = [row for row in rows if row["case"] == case]
-        base = common.reference(some)
-        for row in some if base else ():
-            found.setdefault(_name(row), ([], row["impl"]))[0].append(base["ms"] / row["ms"])
-    return {name: (_mean(values), impl) for name, (values, impl) in found.items()}
+    for row, base in _compared(rows):
+        found.setdefault(_name(row), []).append(base["ms"] / row["ms"])
+    return {name: _mean(values) for name, values in found.items()}
 
 
 def draw_machines(path, results):
@@ -240,12 +239,11 @@ def draw_machines(path, results):
     lines, height = -(-len(panels) // 2), 0.28 * max(map(len, names.values())) + 1
     figure, axes = plt.subplots(lines, 2, figsize=(15, lines * height + 1.5), layout="constrained", squeeze=False)
     for place, (title, rows) in zip(axes.flat, names.items(), strict=False):
-        rows.sort(key=lambda name: _mean([one[title][name][0] for one in speeds if name in one[title]]))
+        rows.sort(key=lambda name: _mean([one[title][name] for one in speeds if name in one[title]]))
         for result, one, mark in zip(results, speeds, "osD^vP*X", strict=False):
             about = result["machine"]
-            place.plot([one[title][name][0] if name in one[title] else np.nan for name in rows], range(len(rows)), mark,
-                       markersize=6, alpha=0.8, label=f"{about['processor']}, {about['threads']} threads"
-                       + ", DISTURBED" * bool(about["disturbed"]))
+            place.plot([one[title].get(name, np.nan) for name in rows], range(len(rows)), mark, markersize=6, alpha=0.8,
+                       label=f"{about['processor']}, {about['threads']} threads" + ", DISTURBED" * bool(about["disturbed"]))
         place.set_yticks(range(len(rows)), rows)
         place.axvline(1, color=INK, linewidth=0.8)
         place.set_xscale("log")

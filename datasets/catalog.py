@@ -110,15 +110,10 @@ def load_test(data, shape, cache_dir=None, prepared=None):
         test, messages = read_splits(folder, ["test"], shape[0], cache_dir)
     elif kind == "mnist":
         test, messages = read_mnist(folder, "test", cache_dir)
-    elif kind == "cifar":
-        _, test, (_, *messages) = load_cifar10(folder, cache_dir=cache_dir)
-    elif kind == "emnist":
-        _, test, (_, *messages) = load_emnist(folder, cache_dir)
-    elif kind == "segmentation":
-        _, test, (_, *messages) = load_segmentation(folder, shape[:2], cache_dir=cache_dir)
-    else:
-        on_demand = prepared == "crop" and shape[0] == shape[1]
-        _, test, (_, *messages) = load_folder(folder, shape[0] if on_demand else shape[:2], cache_dir, on_demand)
+    elif kind == "folder" and prepared == "crop" and shape[0] == shape[1]:
+        _, test, (_, *messages) = load_folder(folder, shape[0], cache_dir, on_demand=True)
+    else:  # no reader of one of the two sets
+        _, test, (_, *messages) = load_both(folder, shape, cache_dir)
     return test, [f"data: {test.name}, {len(test):,} images; from {folder}", *messages]
 
 

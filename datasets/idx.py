@@ -14,8 +14,8 @@ import numpy as np
 
 from .cache import Source, cached
 from .dataset import DataError, Dataset, printable
-from .files import describe_folder, find, regular, resolved
-from .mnist import SIZE, _idx, _read
+from .files import describe_folder, regular, resolved
+from .mnist import SIZE, _find, _idx, _read
 
 CLOTHES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _LARGEST = 1 << 16  # bytes of a mapping
@@ -77,7 +77,7 @@ def _load(folder, prefixes, classes, name, cache_dir, first=0, upright=False):
         paths = []
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
             file = f"{prefix}-{kind}"
-            paths.append(find(folder, file, f"{file}.gz", file.replace("-idx", ".idx"), f"{file.replace('-idx', '.idx')}.gz"))
+            paths.append(_find(folder, file))
             if paths[-1] is None:
                 raise DataError(f"{folder}: expected {file}, with or without .gz, found {describe_folder(folder)}")
         content = [_read(path, axes) for path, axes in zip(paths, (3, 1), strict=True)]

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -41,6 +42,7 @@ class BuildError(Exception):
 # API pages
 
 
+@cache
 def modules():
     """Names of all modules that have a page: those that can be imported by anybody, and whose names have no underscore."""
     found = []
@@ -76,6 +78,7 @@ def write_api(folder):
 # Pages in Markdown
 
 
+@cache
 def pages():
     """{path of a page in the site: path of its Markdown}."""
     found = {f"{path.stem}.html": path for path in HERE.glob("*.md")}

@@ -21,7 +21,6 @@ import sys
 from bitnet import methods, models
 from bitnet.datasets import CropAugmentation, load_folder
 from bitnet.methods.dorefa import IMAGENET
-from bitnet.optimizers import StepDecay
 from bitnet.training import Trainer
 from bitnet.training.run import (
     Parser,
@@ -34,6 +33,7 @@ from bitnet.training.run import (
     number,
     open_run,
     place_of,
+    step_decay,
     trainer_options,
 )
 
@@ -84,7 +84,7 @@ def train(given):
                                             seed=settings["seed"]))
     except ValueError as error:
         raise UsageError(error) from None
-    decay = settings["lr_decay"] and StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)
+    decay = step_decay(settings["lr"], settings, run.epochs)
     name = f"{settings['model']}, {method.describe()}"
     title = f"{name}, trained on {data.name}"
     trainer = Trainer(network, data, test, batch_size=settings["batch_size"], seed=settings["seed"], augment=CropAugmentation(),

@@ -19,7 +19,6 @@ import sys
 import bitnet
 from bitnet import methods
 from bitnet.datasets import load_mnist
-from bitnet.optimizers import StepDecay
 from bitnet.training import Distilled, Trainer
 from bitnet.training.run import (
     Parser,
@@ -31,6 +30,7 @@ from bitnet.training.run import (
     guarded,
     open_run,
     place_of,
+    step_decay,
     trainer_options,
 )
 
@@ -71,8 +71,7 @@ def train(given):
     where = place_of(settings.pop("data"), data)
 
     lr = settings["lr"] or recipe.lr
-    decay = settings["lr_decay"] and StepDecay(lr, settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)
-    options = methods.training_of(network, lr, decay)
+    options = methods.training_of(network, lr, step_decay(lr, settings, run.epochs))
     if teacher:
         options["task"] = Distilled(options.pop("loss"), teacher)
     settings |= {"bits": list(network.method.bits), "lr": lr, "batch_size": settings["batch_size"] or recipe.batch_size}

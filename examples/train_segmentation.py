@@ -21,7 +21,6 @@ import sys
 import bitnet
 from bitnet import methods, models
 from bitnet.datasets import Flip, load_scenes, load_segmentation
-from bitnet.optimizers import StepDecay
 from bitnet.training import Trainer
 from bitnet.training.compare import speeds
 from bitnet.training.run import (
@@ -35,6 +34,7 @@ from bitnet.training.run import (
     number,
     open_run,
     place_of,
+    step_decay,
     trainer_options,
 )
 
@@ -92,7 +92,7 @@ def train(given):
         net = network(method)
     except ValueError as error:
         raise UsageError(error) from None
-    decay = settings["lr_decay"] and StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)
+    decay = step_decay(settings["lr"], settings, run.epochs)
     name = method.describe() + ("" if settings["direct"] or method.bits[:2] == (32, 32) else ", by decay")
     title = f"{name}, trained on {data.name}"
     trainer = Trainer(net, data, test, batch_size=settings["batch_size"], seed=settings["seed"], augment=Flip(),

@@ -18,7 +18,7 @@ import sys
 
 from bitnet import methods, models
 from bitnet.datasets import Augmentation, load_digits
-from bitnet.optimizers import Adam, StepDecay
+from bitnet.optimizers import Adam
 from bitnet.training import Trainer
 from bitnet.training.run import (
     Parser,
@@ -30,6 +30,7 @@ from bitnet.training.run import (
     guarded,
     open_run,
     place_of,
+    step_decay,
     trainer_options,
 )
 
@@ -75,7 +76,7 @@ def train(given):
     else:
         network = models.svhn(settings["model"], settings["bits"], seed=settings["seed"])
         options = {"optimizer": Adam(network.parameters(), lr=settings["lr"], eps=1e-5),
-                   "schedule": StepDecay(settings["lr"], settings["lr_decay"], settings["lr_decay_epochs"] / run.epochs)}
+                   "schedule": step_decay(settings["lr"], settings, run.epochs)}
     data, test, messages = load_digits(settings["data"], extra=settings["extra"], download=given.download)
     print(*messages, sep="\n")
     where = place_of(settings.pop("data"), data)

@@ -197,18 +197,23 @@ def coded(graph, edge, wire):
     return stored(wire, graph.cast(edge, np.uint8))
 
 
-@exports(stages.Quantize)
-def _quantize(stage, value, graph):
+def steps_of(stage, read):
+    """``steps`` of a quantizer's stage; codes have the heights ``read(codes)``. ValueError where they may not rise."""
     if type(stage.quantizer).encode_and_save not in stages.RISING:
         raise ValueError(f"{stage.name} cannot be exported: what {type(stage.quantizer).__name__} makes of a number is not "
                          "known to rise with it")
-    value = real(graph, value)
 
     def height(numbers):
         result = stage.quantizer.encode(numbers)
-        return result.values if isinstance(result, Codes) else result
+        return read(result) if isinstance(result, Codes) else result
 
-    return _stepped(graph, value.name, *steps(height), stage.after)
+    return steps(height)
+
+
+@exports(stages.Quantize)
+def _quantize(stage, value, graph):
+    thresholds, heights = steps_of(stage, lambda codes: codes.values)
+    return _stepped(graph, real(graph, value).name, thresholds, heights, stage.after)
 
 
 def _stepped(graph, edge, thresholds, heights, wire):

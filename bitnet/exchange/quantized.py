@@ -17,7 +17,7 @@ from bitnet.codes import Codes
 from bitnet.deploy import stages
 from bitnet.deploy.products import Product
 from bitnet.exchange.graph import Graph, Value
-from bitnet.exchange.plain import EXPORTERS, chained, conv_options, is_matrix, steps, weight_edge
+from bitnet.exchange.plain import EXPORTERS, chained, conv_options, is_matrix, steps_of, weight_edge
 
 DOMAIN = "qonnx.custom_op.general"
 CLOSE = 1e-4  # of the distance of two levels: what thresholds may be off and still be those of rounding
@@ -70,15 +70,7 @@ def _bipolar(graph, edge, scale):
 
 @_own(stages.Quantize)
 def _quantize(stage, value, graph):
-    if type(stage.quantizer).encode_and_save not in stages.RISING:
-        raise ValueError(f"{stage.name} cannot be exported: what {type(stage.quantizer).__name__} makes of a number is not "
-                         "known to rise with it")
-
-    def height(numbers):
-        result = stage.quantizer.encode(numbers)
-        return result.decode() if isinstance(result, Codes) else result
-
-    thresholds, heights = (array.astype(np.float64) for array in steps(height))
+    thresholds, heights = (array.astype(np.float64) for array in steps_of(stage, Codes.decode))
     edge = _rounding(graph, value.name, thresholds, heights, stage.after)
     if edge is None:  # any staircase is a sum of single steps
         for threshold, low, high in zip(thresholds, heights, heights[1:], strict=False):

@@ -14,6 +14,14 @@ def softmax(logits):
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def _with_losses(logits, labels):
+    """softmax of logits (N, classes), and -log of it at the labels (N,)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    powers = elementary.exp(shifted)
+    sums = powers.sum(axis=1)
+    return powers / sums[:, None], elementary.log(sums) - shifted[np.arange(len(labels)), labels]
+
+
 def _check_labels(logits, labels):
     labels = np.asarray(labels)
     if len(logits.shape) != 2 or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
@@ -29,10 +37,9 @@ class SoftmaxCrossEntropy(Function):
     """Mean over the batch of -log softmax(logits)[label]."""
 
     def forward(self, logits, labels):
-        self.probabilities, self.labels = softmax(logits), labels
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_sum = elementary.log(elementary.exp(shifted).sum(axis=1))
-        return (log_sum - shifted[np.arange(len(labels)), labels]).mean(dtype=logits.dtype)
+        self.labels = labels
+        self.probabilities, losses = _with_losses(logits, labels)
+        return losses.mean(dtype=logits.dtype)
 
     def backward(self, grad_output):
         grad = self.probabilities.copy()
@@ -50,17 +57,13 @@ class PixelCrossEntropy(Function):
     """Weighted mean of -log softmax(logits)[label] over the pixels of a batch; void ones have no weight and no gradient."""
 
     def forward(self, logits, labels, shares):
-        flat, self.shares = logits.reshape(-1, logits.shape[-1]), shares.astype(logits.dtype)
-        self.place = np.arange(len(flat)), labels
-        shifted = flat - flat.max(axis=1, keepdims=True)
-        powers = elementary.exp(shifted)
-        sums = powers.sum(axis=1)
-        self.shape, self.probabilities = logits.shape, powers / sums[:, None]
-        return logits.dtype.type(((elementary.log(sums) - shifted[self.place]) * shares).sum(dtype=np.float64))
+        self.shape, self.labels, self.shares = logits.shape, labels, shares.astype(logits.dtype)
+        self.probabilities, losses = _with_losses(logits.reshape(-1, logits.shape[-1]), labels)
+        return logits.dtype.type((losses * shares).sum(dtype=np.float64))
 
     def backward(self, grad_output):
         grad = self.probabilities
-        grad[self.place] -= 1
+        grad[np.arange(len(self.labels)), self.labels] -= 1
         return (grad * (self.shares * grad_output)[:, None]).reshape(self.shape)
 
 

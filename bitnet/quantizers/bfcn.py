@@ -12,7 +12,7 @@ from bitnet.checks import number
 from bitnet.codes import Codes
 from bitnet.kernels.pointwise import quantize
 from bitnet.quantizers.base import Quantizer
-from bitnet.quantizers.dorefa import DoReFaActivation
+from bitnet.quantizers.dorefa import DoReFaActivation, nearest_levels
 
 
 class _Decaying(Quantizer):
@@ -66,8 +66,7 @@ class BFCNWeight(_Decaying):
         if self.bits == 1:
             values, scale = quantize.encode_sign(array)
             return Codes(values, 1, "bipolar", scale), None
-        largest = quantize.max_magnitude(array.reshape(-1, array.shape[-1])).max() or array.dtype.type(1)  # 0: in the middle
-        values = quantize.encode_symmetric(array, largest, self.bits)
+        values, largest = nearest_levels(array, self.bits)
         return Codes(values, self.bits, "bipolar", float(largest) / self.top), None
 
 

@@ -18,6 +18,12 @@ def quantize_k(r, bits):
     return np.rint(top * r) / top
 
 
+def nearest_levels(array, bits):
+    """Codes of the nearest of 2**bits levels from -M to M, M = max |array|; and M, 1 where all are 0: codes in the middle."""
+    largest = quantize.max_magnitude(array.reshape(-1, array.shape[-1])).max() or array.dtype.type(1)
+    return quantize.encode_symmetric(array, largest, bits), largest
+
+
 class DoReFaWeight(Quantizer):
     """Weights of k bits (section 2.3).
 
@@ -46,8 +52,8 @@ class DoReFaWeight(Quantizer):
             values, scale = quantize.encode_sign(array)
             return Codes(values, 1, "bipolar", scale), None
         t = elementary.tanh(array)
-        largest = quantize.max_magnitude(t.reshape(-1, t.shape[-1])).max() or array.dtype.type(1)  # 0: codes in the middle
-        return Codes(quantize.encode_symmetric(t, largest, self.bits), self.bits, "bipolar", 1 / self.top), (t, largest)
+        values, largest = nearest_levels(t, self.bits)
+        return Codes(values, self.bits, "bipolar", 1 / self.top), (t, largest)
 
     def grad(self, saved, grad_output):
         if self.bits == 1:

@@ -23,6 +23,7 @@ from bitnet.bits import parse_bits
 from bitnet.datasets import DataError
 from bitnet.datasets.files import left_by_systems
 from bitnet.kernels.machine import compile, threads
+from bitnet.optimizers import StepDecay
 from bitnet.report import profile
 from bitnet.report.inside import Inside
 from bitnet.storage import Checkpoint, CheckpointError, load_checkpoint, plain
@@ -101,6 +102,13 @@ def add_training_options(add, lr, decay, every, batch_size, epochs):
     add("--lr", type=number(float, 0, strictly=True), help=f"learning rate at the start ({lr})")
     add("--lr-decay", type=number(float, 0, strictly=True), metavar="FACTOR", help=f"multiplies it ({decay})")
     add("--lr-decay-epochs", type=number(int, 1), metavar="N", help=f"every so many epochs ({every})")
+
+
+def step_decay(lr, settings, epochs):
+    """The schedule that --lr-decay and --lr-decay-epochs ask for, from ``lr`` on; None where they do not."""
+    if not settings["lr_decay"]:
+        return None
+    return StepDecay(lr, settings["lr_decay"], settings["lr_decay_epochs"] / epochs)
 
 
 def add_run_options(add, where):

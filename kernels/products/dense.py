@@ -126,8 +126,7 @@ def _over(work, size, tile):
         for i in range(start, stop):
             work(i * tile, min((i + 1) * tile, size))
 
-    with threads.serial_blas():
-        threads.run(tiles, -(-size // tile))
+    threads.run(tiles, -(-size // tile))
 
 
 def forward(x, w, conv, bias=None):
@@ -150,7 +149,7 @@ def forward(x, w, conv, bias=None):
     x = x.reshape(len(x), *size, conv.in_channels)
     weights = [pack(_weight_of(w, conv, group)) for group in range(conv.groups)]
     if _is_fully_connected(conv, size):
-        _at_once(x.reshape(len(x), -1), weights[0], y.reshape(len(x), -1))
+        multiply(whole(x.reshape(len(x), -1)), weights[0], whole(y.reshape(len(x), -1)))
         if bias is not None:
             y += bias
         return y
@@ -176,7 +175,7 @@ def input_grad(g, w, conv, size):
     grad = grad.reshape(len(g), *size, conv.in_channels)
     weights = [pack(_weight_of(w, conv, group).T) for group in range(conv.groups)]
     if _is_fully_connected(conv, size):
-        _at_once(g.reshape(len(g), -1), weights[0], grad.reshape(len(g), -1))
+        multiply(whole(g.reshape(len(g), -1)), weights[0], whole(grad.reshape(len(g), -1)))
         return result
     tile = _tile_samples(conv, out_size, g.itemsize)
 
@@ -233,17 +232,8 @@ def weight_grad(g, x, conv):
 def product_over_samples(x, g):
     """``x.T @ g`` for C-contiguous x (N, D) and g (N, F)."""
     product = np.empty((x.shape[1], g.shape[1]), x.dtype)
-    _at_once(whole(x).T, pack(whole(g)), whole(product))
+    multiply(whole(x).T, pack(whole(g)), whole(product))
     return product
-
-
-def _at_once(a, b, out):
-    """``multiply``, by all threads, of what a fully connected layer computes."""
-    a, out = (one if isinstance(one, Matrix) else whole(one) for one in (a, out))
-    if a.values.dtype == out.values.dtype == np.float32:
-        multiply(a, b, out)
-    else:
-        _over(lambda first, last: multiply(a, b, out), 1, 1)  # NumPy's, with BLAS on one thread
 
 
 def _weight_of(w, conv, group):

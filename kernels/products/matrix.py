@@ -172,6 +172,11 @@ def _multiply(start, stop, a, b, base, out, sizes):
             source, q, r, step = out, o, out_pitch, 1
 
 
+def _by_numpy(start, stop, a, b, out, add):
+    product = a @ b
+    out[...] = out + product if add else product
+
+
 def multiply(a, b, out, add=False):
     """``out = a @ b``, or ``out += a @ b`` as one chain of multiply-adds.
 
@@ -182,8 +187,8 @@ def multiply(a, b, out, add=False):
     """
     right = b.matrix if isinstance(b, Packed) else b
     if {one.values.dtype for one in (a, right, out)} != {np.dtype(np.float32)}:
-        view, product = out.array(), a.array() @ right.array()
-        view[...] = view + product if add else product
+        with threads.serial_blas():
+            threads.run(_by_numpy, 1, a.array(), right.array(), out.array(), add)
         return
     (rows, depth), columns = a.shape, right.shape[1]
     if not depth and not add:
